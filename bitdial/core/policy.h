@@ -1,0 +1,147 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "bitdial/core/format.h"
+
+/// The interface between precision policies and the layers that obey them. A policy sees layers and observations and
+/// answers with precisions; it never touches a kernel, and a layer never asks which policy runs.
+namespace bitdial {
+
+/// The operands of the three GEMMs of a training step. FPROP multiplies kInput by kWeight, BPROP kGradBprop by
+/// kWeight, WTGRAD kInputWtgrad by kGradWtgrad.
+enum class TensorRole : uint8_t { kWeight, kInput, kInputWtgrad, kGradBprop, kGradWtgrad };
+inline constexpr int kTensorRoles = 5;
+
+/// "w", "x", "x_wtgrad", "dy_bprop", "dy_wtgrad": the names in precision.jsonl.
+std::string_view to_string(TensorRole role);
+
+enum class LayerKind : uint8_t { kConv2d, kDepthwiseConv2d, kLinear };
+std::string_view to_string(LayerKind kind);
+
+struct LayerInfo {
+  std::string name;           ///< as in the module tree: "layer1.0.conv1"
+  LayerKind kind = LayerKind::kConv2d;
+  int64_t macs = 0;           ///< multiply-accumulates of FPROP for one sample; 0 until the first forward
+  int64_t weights = 0;        ///< elements of the weight
+  bool is_first = false;
+  bool is_last = false;
+};
+
+struct TensorId {
+  int layer = 0;
+  TensorRole role = TensorRole::kWeight;
+  bool operator==(const TensorId&) const = default;
+};
+
+/// What a policy may measure of a tensor that is about to be quantised. The first call of each measure costs one pass
+/// over the tensor; results are kept for the lifetime of the probe.
+class TensorProbe {
+ public:
+  virtual ~TensorProbe() = default;
+  virtual Range range() = 0;
+  virtual double abs_sum() = 0;  ///< sum |x|
+  /// sum |x^| for the symmetric power-of-two format of `word_length` bits and step 2^exponent, nearest rounding.
+  virtual double quantized_abs_sum(int word_length, int exponent) = 0;
+};
+
+/// What every quantise pass counts on the way.
+struct QuantizeStatistics {
+  int64_t count = 0;       ///< elements
+  int64_t saturated = 0;   ///< elements outside the representable range
+  int64_t zeros = 0;       ///< codes that stand for 0.0
+  Range range;             ///< of the data, before quantising
+  double saturated_fraction() const { return count ? double(saturated) / double(count) : 0.0; }
+};
+
+/// How a tensor is to be quantised now. Without `params` the format's own rule applies to the tensor's range.
+struct TensorPlan {
+  Format format;
+  std::optional<QuantParams> params;
+  std::string reason;        ///< non-empty when this plan is a new decision: one line for precision.jsonl
+  nlohmann::json evidence;   ///< the numbers that the decision was made from
+};
+
+/// Where a run stands. All counters are 0-based.
+struct StepInfo {
+  int64_t step = 0;             ///< optimiser steps since the start of training
+  int64_t epoch = 0;
+  int64_t steps_per_epoch = 1;
+  int64_t total_steps = 1;
+  int micro_batch = 0;          ///< within the step, when gradients are accumulated
+  bool training = true;
+};
+
+struct StepReport {
+  double loss = 0.0;
+  double learning_rate = 0.0;
+};
+
+struct EpochReport {
+  int64_t epoch = 0;
+  double train_loss = 0.0;
+  std::optional<double> validation_loss;
+  std::optional<double> validation_accuracy;
+};
+
+/// What a policy may ask of the training loop at the end of an epoch.
+struct RunControl {
+  std::optional<double> learning_rate;
+  bool stop = false;
+};
+
+/// Arithmetic that the whole network runs in when a policy quantises nothing.
+enum class FloatArithmetic : uint8_t { kFloat32, kBFloat16Autocast };
+
+enum class Normalization : uint8_t { kBatch, kRange };
+
+/// One precision policy. Methods are called from one thread. The order within a step: begin_step; per layer, while the
+/// network runs, plan and observe for each operand; end_step; after the last step of an epoch, end_epoch.
+class Policy {
+ public:
+  virtual ~Policy() = default;
+
+  virtual std::string name() const = 0;
+  virtual nlohmann::json options() const { return nlohmann::json::object(); }
+
+  /// Called once, before the first step, with every quantised layer in execution (registration) order.
+  virtual void attach(std::span<const LayerInfo> layers) { layers_.assign(layers.begin(), layers.end()); }
+
+  virtual void begin_step(const StepInfo&) {}
+
+  /// The precision of one operand, asked each time it is about to be quantised.
+  virtual TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) = 0;
+
+  /// What the quantise pass counted.
+  virtual void observe(TensorId, const StepInfo&, const QuantizeStatistics&) {}
+
+  virtual void end_step(const StepInfo&, const StepReport&) {}
+  virtual RunControl end_epoch(const EpochReport&) { return {}; }
+
+  /// The precision of an operand while the network is evaluated; params as stored during training when absent.
+  virtual Format evaluation_format(TensorId id) const = 0;
+
+  /// The arithmetic outside quantised GEMMs.
+  virtual FloatArithmetic float_arithmetic() const { return FloatArithmetic::kFloat32; }
+  virtual Normalization normalization() const { return Normalization::kBatch; }
+  /// False when the policy never quantises: layers then run LibTorch's own kernels.
+  virtual bool quantizes() const { return true; }
+
+  /// Everything that the next decision depends on; load_state(state()) restores it exactly.
+  virtual nlohmann::json state() const { return nlohmann::json::object(); }
+  virtual void load_state(const nlohmann::json&) {}
+
+ protected:
+  std::vector<LayerInfo> layers_;
+};
+
+}  // namespace bitdial

@@ -1,0 +1,80 @@
+# Every rung of the ladder (docs/architecture.md) is one library `bitdial_<rung>` made of bitdial/<rung>/*.cpp, and
+# links the rungs below it; its tests are one program `bitdial_<rung>_tests` made of tests/<rung>/*.cpp.
+include(GNUInstallDirs)
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # Precompiled headers need these to be cached at all.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
+endif()
+
+if(BITDIAL_OPENMP)
+  find_package(OpenMP REQUIRED COMPONENTS CXX)
+endif()
+if(BITDIAL_TORCH)
+  find_package(LibTorch 2.7 REQUIRED)
+endif()
+
+add_library(bitdial_options INTERFACE)
+target_compile_options(bitdial_options INTERFACE
+  -Wall -Wextra -Wconversion $<$<BOOL:${BITDIAL_WERROR}>:-Werror>
+  -ffp-contract=off  # the same bits from every instruction set
+  $<$<BOOL:${CCACHE_PROGRAM}>:-fpch-preprocess>)
+if(BITDIAL_SANITIZE)
+  add_compile_options(-fsanitize=${BITDIAL_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${BITDIAL_SANITIZE})
+endif()
+
+# bitdial_rung(NAME [TORCH] [SOURCES_BELOW dir...] [DEPENDS target...])
+function(bitdial_rung name)
+  cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/*.cpp")
+  list(FILTER sources EXCLUDE REGEX "/main\\.cpp$")
+  if(NOT sources)
+    return()
+  endif()
+  add_library(bitdial_${name} STATIC ${sources})
+  add_library(bitdial::${name} ALIAS bitdial_${name})
+  set_target_properties(bitdial_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(bitdial_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(bitdial_${name} PUBLIC ${ARG_DEPENDS} PRIVATE $<BUILD_INTERFACE:bitdial_options>)
+  target_compile_features(bitdial_${name} PUBLIC cxx_std_20)
+  if(ARG_TORCH)
+    target_link_libraries(bitdial_${name} PUBLIC LibTorch::LibTorch)
+    bitdial_torch_pch(bitdial_${name})
+  endif()
+  set_property(GLOBAL APPEND PROPERTY BITDIAL_RUNGS bitdial_${name})
+endfunction()
+
+# One precompiled torch header for all rungs and one for all tests: it costs about 15 s, a source file without it too.
+function(bitdial_torch_pch target)
+  if(NOT TARGET bitdial_torch_pch)
+    file(WRITE "${PROJECT_BINARY_DIR}/torch_pch.cpp" "// Owner of the precompiled torch header.\n")
+    add_library(bitdial_torch_pch OBJECT "${PROJECT_BINARY_DIR}/torch_pch.cpp")
+    target_link_libraries(bitdial_torch_pch PRIVATE LibTorch::LibTorch bitdial_options
+                          $<$<BOOL:${BITDIAL_OPENMP}>:OpenMP::OpenMP_CXX>)
+    target_precompile_headers(bitdial_torch_pch PRIVATE <torch/torch.h>)
+  endif()
+  target_precompile_headers(${target} REUSE_FROM bitdial_torch_pch)
+endfunction()
+
+# bitdial_tests(NAME [TORCH] [DEPENDS target...])
+function(bitdial_tests name)
+  cmake_parse_arguments(ARG "TORCH" "" "DEPENDS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/${name}/*.cpp")
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(bitdial_${name}_tests ${sources})
+  target_link_libraries(bitdial_${name}_tests PRIVATE ${ARG_DEPENDS} bitdial_options GTest::gtest GTest::gtest_main)
+  target_include_directories(bitdial_${name}_tests PRIVATE "${PROJECT_SOURCE_DIR}")
+  if(ARG_TORCH)
+    target_link_libraries(bitdial_${name}_tests PRIVATE LibTorch::LibTorch)
+    bitdial_torch_pch(bitdial_${name}_tests)
+  endif()
+  target_compile_definitions(bitdial_${name}_tests PRIVATE BITDIAL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  gtest_discover_tests(bitdial_${name}_tests DISCOVERY_TIMEOUT 120 PROPERTIES LABELS ${name} TIMEOUT 600)
+endfunction()
