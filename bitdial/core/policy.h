@@ -71,6 +71,13 @@ struct TensorPlan {
   nlohmann::json evidence;   ///< the numbers that the decision was made from
 };
 
+/// How the range that evaluation quantises with follows from the ranges of training:
+/// run <- momentum * run + (1 - momentum) * new.
+struct RunningRange {
+  double momentum = 0.0;       ///< 0: the range of the last training step
+  bool start_at_zero = false;  ///< as SBM's code; otherwise the first range is taken whole
+};
+
 /// Where a run stands. All counters are 0-based.
 struct StepInfo {
   int64_t step = 0;             ///< optimiser steps since the start of training
@@ -129,6 +136,9 @@ class Policy {
 
   /// The precision of an operand while the network is evaluated; params as stored during training when absent.
   virtual Format evaluation_format(TensorId id) const = 0;
+
+  /// The range that evaluation uses for plans without params.
+  virtual RunningRange running_range(TensorId) const { return {}; }
 
   /// The arithmetic outside quantised GEMMs.
   virtual FloatArithmetic float_arithmetic() const { return FloatArithmetic::kFloat32; }
