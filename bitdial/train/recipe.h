@@ -1,0 +1,137 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// What a training run is made of. Written as TOML, one table per struct below; every key has a default, an
+/// unknown key is an error that names the nearest known one. docs/recipes.md lists all keys.
+namespace bitdial::train {
+
+struct DataRecipe {
+  std::string name = "shapes";
+  std::string directory = "data";
+  int64_t batch_size = 128;  ///< images per optimiser step, all micro-batches together
+  int64_t evaluation_batch_size = 256;
+  int64_t image_size = 224;  ///< image-folder only: edge of the square crop, pixels
+  bool shuffle = true;
+  bool drop_last = false;
+  int64_t workers = 1;       ///< loading threads
+  int64_t prefetch = 4;      ///< batches prepared ahead
+  int64_t train_images = 0;  ///< use only the first n; 0: all
+  int64_t test_images = 0;
+};
+
+struct AugmentationRecipe {
+  std::string preset = "auto";  ///< auto: what docs/recipes.md lists for the data set
+  int64_t crop_padding = 4;     ///< preset "crop-flip"
+  std::vector<double> mean;     ///< per channel, of values in 0..1; empty: the data set's
+  std::vector<double> std;
+};
+
+struct ModelRecipe {
+  std::string name = "resnet20-cifar";
+  std::string init;                    ///< PyTorch state dict or safetensors to start from; empty: random
+  std::string normalization = "auto";  ///< auto: what the policy asks for
+};
+
+struct TrainRecipe {
+  int64_t epochs = 10;
+  int64_t seed = 1;
+  int64_t threads = 0;        ///< 0: as many as the process may use
+  int64_t micro_batches = 1;  ///< gradients are accumulated over so many parts of a batch
+  double clip_norm = 0.0;     ///< largest global 2-norm of the gradient; 0: not clipped
+  double label_smoothing = 0.0;
+  int64_t log_every = 10;        ///< steps between two step lines of metrics.jsonl
+  int64_t evaluate_every = 1;    ///< epochs
+  int64_t checkpoint_every = 1;  ///< epochs
+  int64_t checkpoint_steps = 0;  ///< additionally every so many steps; 0: off
+  int64_t keep_checkpoints = 2;  ///< newest kept; 0: all
+};
+
+struct OptimizerRecipe {
+  std::string name = "sgd";
+  double learning_rate = 0.1;
+  double weight_decay = 1e-4;
+  bool decay_norm_and_bias = true;  ///< false: normalisation parameters and biases are not decayed
+  double momentum = 0.9;            ///< sgd
+  double dampening = 0.0;           ///< sgd
+  bool nesterov = false;            ///< sgd
+  double beta1 = 0.9;               ///< adam, adamw
+  double beta2 = 0.999;             ///< adam, adamw
+  double epsilon = 1e-8;            ///< adam, adamw
+};
+
+struct ScheduleRecipe {
+  std::string name = "cosine";
+  std::string unit = "epoch";               ///< of milestones, step_size and warmup: "epoch" or "step"
+  double warmup = 0.0;                      ///< length of the linear warm-up
+  double warmup_factor = 0.0;               ///< share of the learning rate that warm-up starts from
+  std::vector<double> milestones;           ///< step: multiply by gamma at each
+  double step_size = 0.0;                   ///< step: multiply by gamma every so much; 0: milestones only
+  double gamma = 0.1;                       ///< step
+  double minimum = 0.0;                     ///< cosine, plateau: smallest learning rate
+  std::string per = "step";                 ///< cosine: the rate changes every "step" or every "epoch"
+  std::string metric = "validation-loss";   ///< plateau
+  double factor = 0.1;                      ///< plateau
+  int64_t patience = 10;                    ///< plateau, epochs
+  double threshold = 1e-4;                  ///< plateau
+  std::string threshold_mode = "relative";  ///< plateau
+  int64_t cooldown = 0;                     ///< plateau, epochs
+};
+
+/// Layers that follow another policy than the network's.
+struct PrecisionOverride {
+  std::vector<std::string> layers;  ///< names or patterns with * and ?
+  std::string policy = "float32";
+  nlohmann::json options = nlohmann::json::object();
+};
+
+struct PrecisionRecipe {
+  std::string policy = "apt";
+  std::string arithmetic = "integer";
+  std::string reduced_axis = "requantise";
+  nlohmann::json options = nlohmann::json::object();  ///< of the policy
+  std::vector<PrecisionOverride> overrides;           ///< [[precision.override]]; the first match counts
+};
+
+struct Recipe {
+  DataRecipe data;
+  AugmentationRecipe augmentation;
+  ModelRecipe model;
+  TrainRecipe train;
+  OptimizerRecipe optimizer;
+  ScheduleRecipe schedule;
+  PrecisionRecipe precision;
+};
+
+/// Parses TOML. Throws Error with source, line and column on bad syntax, a key that is unknown, has the wrong
+/// type or a value out of its range.
+Recipe parse_recipe(std::string_view toml, const std::string& source = "recipe");
+
+Recipe load_recipe(const std::filesystem::path& file);
+
+/// Applies one "--set": "train.epochs=3", "model.name=lenet5", "precision.options.alpha=0.02". The value is
+/// TOML; a string needs no quotes.
+void set_recipe_value(Recipe& recipe, std::string_view assignment);
+
+/// Checks what concerns several keys: the policy with its options, momentum for Nesterov, and the like.
+void check_recipe(const Recipe& recipe);
+
+/// The fully resolved recipe: every key, in the order of the structs. parse_recipe(to_toml(r)) equals r.
+std::string to_toml(const Recipe& recipe);
+
+/// One line of the table of keys.
+struct RecipeKey {
+  std::string key;            ///< "train.epochs"
+  std::string type;           ///< "integer", "number", "text", "true or false", "list of numbers", "table"
+  std::string default_value;  ///< as TOML
+  std::string allowed;        ///< "sgd | adam | adamw", ">= 1"; empty: anything
+  std::string help;
+};
+std::vector<RecipeKey> recipe_keys();
+
+}  // namespace bitdial::train
