@@ -59,6 +59,12 @@ function(bitdial_torch_pch target)
     target_precompile_headers(bitdial_torch_pch PRIVATE <torch/torch.h>)
   endif()
   target_precompile_headers(${target} REUSE_FROM bitdial_torch_pch)
+  # A precompiled header fits only code of the same position independence: programs take the libraries' -fPIC, not -fPIE.
+  get_target_property(type ${target} TYPE)
+  if(type STREQUAL "EXECUTABLE")
+    set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
+    target_compile_options(${target} PRIVATE -fPIC)
+  endif()
 endfunction()
 
 # bitdial_tests(NAME [TORCH] [DEPENDS target...])
