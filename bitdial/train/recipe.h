@@ -16,19 +16,22 @@ struct DataRecipe {
   std::string directory = "data";
   int64_t batch_size = 128;  ///< images per optimiser step, all micro-batches together
   int64_t evaluation_batch_size = 256;
-  int64_t image_size = 224;  ///< image-folder only: edge of the square crop, pixels
+  int64_t image_size = 0;  ///< edge of the square images, pixels; 0: the data set's own
   bool shuffle = true;
   bool drop_last = false;
   int64_t workers = 1;       ///< loading threads
   int64_t prefetch = 4;      ///< batches prepared ahead
-  int64_t train_images = 0;  ///< use only the first n; 0: all
+  int64_t train_images = 0;  ///< use (shapes: generate) so many; 0: the data set's own number
   int64_t test_images = 0;
+  int64_t generator_seed = 0;  ///< shapes: the seed of its generator, not of training
 };
 
 struct AugmentationRecipe {
-  std::string preset = "auto";  ///< auto: what docs/recipes.md lists for the data set
-  int64_t crop_padding = 4;     ///< preset "crop-flip"
-  std::vector<double> mean;     ///< per channel, of values in 0..1; empty: the data set's
+  std::string preset = "auto";   ///< auto: the data set's published one; none; custom: the three keys below
+  int64_t crop_padding = 0;      ///< black border in pixels before a random crop of the original size
+  bool horizontal_flip = false;  ///< with probability 1/2
+  bool random_resized_crop = false;  ///< area 8..100 %, aspect ratio 3/4..4/3
+  std::vector<double> mean;          ///< every preset: per channel, of values in 0..1; empty: the data set's
   std::vector<double> std;
 };
 
