@@ -1,9 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-
 #include <nlohmann/json_fwd.hpp>
+#include <string>
 
 namespace bitdial {
 
@@ -23,21 +22,21 @@ enum class Granularity : uint8_t { kTensor, kChannel, kSample };
 
 enum class Rounding : uint8_t { kNearestEven, kStochastic };
 
-/// `kExact`: the range of this very tensor (an extra pass). `kPrevious`: the range of earlier steps; values outside
-/// saturate and are counted.
+/// `kExact`: the range of this very tensor (an extra pass). `kPrevious`: the range of earlier steps; values
+/// outside saturate and are counted.
 enum class RangeSource : uint8_t { kExact, kPrevious };
 
-/// How the range of a tensor follows from its elements: the extremes, or the mean over samples of each sample's
-/// extremes (SBM's activations).
+/// How the range of a tensor follows from its elements: the extremes, or the mean over samples of each
+/// sample's extremes (SBM's activations).
 enum class RangeStatistic : uint8_t { kExtreme, kSampleMean };
 
-/// The description of a quantised tensor: everything but the scale itself. A value type; equal formats quantise
-/// equally.
+/// The description of a quantised tensor: everything but the scale itself. A value type; equal formats
+/// quantise equally.
 struct Format {
   ScaleRule rule = ScaleRule::kFloat;
-  int word_length = 32;       ///< bits, sign included; 2..32
-  int fraction_length = 0;    ///< kFixed only: step 2^-fraction_length; may exceed word_length - 1
-  bool exact_zero = false;    ///< kAffine only: 0.0 is a code, the zero point an integer
+  int word_length = 32;     ///< bits, sign included; 2..32
+  int fraction_length = 0;  ///< kFixed only: step 2^-fraction_length; may exceed word_length - 1
+  bool exact_zero = false;  ///< kAffine only: 0.0 is a code, the zero point an integer
   Granularity granularity = Granularity::kTensor;
   Rounding rounding = Rounding::kNearestEven;
   RangeSource range_source = RangeSource::kExact;
@@ -68,8 +67,8 @@ struct CodeRange {
 CodeRange code_range(const Format& format);
 
 /// What turns a code q into its value: scale * (q - zero_code) + offset.
-/// `zero_code` is used by kAffine with exact zero, `offset` (the real-valued zero point, the minimum) by kAffine
-/// without; both are 0 in every other rule.
+/// `zero_code` is used by kAffine with exact zero, `offset` (the real-valued zero point, the minimum) by
+/// kAffine without; both are 0 in every other rule.
 struct QuantParams {
   float scale = 1.0F;
   int32_t zero_code = 0;
@@ -83,21 +82,35 @@ struct Range {
   float min = 0.0F;
   float max = 0.0F;
   float absmax() const;
+  bool is_finite() const;
+  bool operator==(const Range&) const = default;
 };
 
-/// The parameters that `format` prescribes for data of this range. Ranges must be finite; a range of zero width gives
-/// a usable scale (all codes 0 or the code of that value). kAffine's scale has the floor 1e-8 of SBM's code.
+/// Throws Error that names the first impossible member: a word length outside 2..32, a fraction length
+/// outside -126..126, exact zero at 32 bits (the zero point is an int32).
+void check(const Format& format);
+
+/// The parameters that `format` prescribes for data of this range; throws Error unless the range is finite
+/// and min <= max. A range of zero width gives a usable scale (all codes 0 or the code of that value). Every
+/// step is a normal float32: kAffine's has the floor 1e-8 of SBM's code, kSymmetric's the floor 2^-126.
+/// kAffine with exact zero widens the range to contain 0 and rounds the zero point to the nearest code.
 QuantParams choose_params(const Format& format, Range range);
 
-/// The exponent s of APT's step 2^s. absmax = 0 gives 0.
+/// The exponent s of APT's step 2^s, in exact arithmetic (no rounded logarithm), limited to -126..126.
+/// absmax = 0 gives 0.
 int power_of_two_exponent(ScaleRule rule, float absmax, int word_length);
 
-/// "float32", "fixed<8,4>", "pow2-8", "sym-8", "affine-8", with suffixes "/channel", "/sample", "+sr".
+/// "float32", "fixed<8,4>", "pow2-8", "pow2v-8" (vendor rule), "sym-8", "affine-8", with suffixes "/channel",
+/// "/sample", "+zero" (exact zero), "+sr".
 std::string to_string(const Format& format);
 
+/// Every member by name; reading takes absent members at their default and rejects unknown names. Floats
+/// survive the round trip exactly.
 void to_json(nlohmann::json& json, const Format& format);
 void from_json(const nlohmann::json& json, Format& format);
 void to_json(nlohmann::json& json, const QuantParams& params);
 void from_json(const nlohmann::json& json, QuantParams& params);
+void to_json(nlohmann::json& json, const Range& range);
+void from_json(const nlohmann::json& json, Range& range);
 
 }  // namespace bitdial

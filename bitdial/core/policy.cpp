@@ -1,0 +1,35 @@
+#include "bitdial/core/policy.h"
+
+#include "bitdial/core/error.h"
+
+namespace bitdial {
+
+std::string_view to_string(TensorRole role) {
+  switch (role) {
+    case TensorRole::kWeight:
+      return "w";
+    case TensorRole::kInput:
+      return "x";
+    case TensorRole::kInputWtgrad:
+      return "x_wtgrad";
+    case TensorRole::kGradBprop:
+      return "dy_bprop";
+    case TensorRole::kGradWtgrad:
+      return "dy_wtgrad";
+  }
+  fail("policy", "unknown tensor role {}", static_cast<int>(role));
+}
+
+std::string_view to_string(LayerKind kind) {
+  switch (kind) {
+    case LayerKind::kConv2d:
+      return "conv2d";
+    case LayerKind::kDepthwiseConv2d:
+      return "depthwise_conv2d";
+    case LayerKind::kLinear:
+      return "linear";
+  }
+  fail("policy", "unknown layer kind {}", static_cast<int>(kind));
+}
+
+}  // namespace bitdial
