@@ -1,0 +1,98 @@
+#include "bitdial/kernels/conv2d.h"
+
+#include <array>
+#include <utility>
+
+#include "bitdial/core/error.h"
+#include "bitdial/kernels/conv2d_kernels.h"
+#include "bitdial/kernels/isa.h"
+
+namespace bitdial::kernels {
+namespace {
+
+const Conv2dKernels& kernels_of(Isa) { return scalar::kConv2d; }
+
+void check_params(const char* operation, const char* name, const Operand& operand, int64_t axis) {
+  require(operand.codes != nullptr, operation, "{} has no data", name);
+  const auto count = static_cast<int64_t>(operand.params.size());
+  require(count == 1 || count == axis, operation, "{} has {} scales, expected {}", name, count,
+          axis == 1 ? "1" : fmt::format("1 or {}", axis));
+}
+
+void check_output(const char* operation, const void* data) {
+  require(data != nullptr, operation, "no output");
+}
+
+}  // namespace
+
+std::string_view to_string(CodeType type) {
+  switch (type) {
+    case CodeType::kS8:
+      return "s8";
+    case CodeType::kU8:
+      return "u8";
+    case CodeType::kS16:
+      return "s16";
+    case CodeType::kU16:
+      return "u16";
+  }
+  return "unknown";
+}
+
+void check(const ConvShape& s) {
+  const std::array<std::pair<const char*, int64_t>, 12> positive = {{{"batch", s.batch},
+                                                                     {"in_channels", s.in_channels},
+                                                                     {"in_height", s.in_height},
+                                                                     {"in_width", s.in_width},
+                                                                     {"out_channels", s.out_channels},
+                                                                     {"kernel_height", s.kernel_height},
+                                                                     {"kernel_width", s.kernel_width},
+                                                                     {"stride_height", s.stride_height},
+                                                                     {"stride_width", s.stride_width},
+                                                                     {"dilation_height", s.dilation_height},
+                                                                     {"dilation_width", s.dilation_width},
+                                                                     {"groups", s.groups}}};
+  for (const auto& [name, value] : positive) {
+    require(value > 0, "conv2d", "{} must be positive, got {}", name, value);
+  }
+  require(s.padding_height >= 0 && s.padding_width >= 0, "conv2d", "padding must not be negative, got {}x{}",
+          s.padding_height, s.padding_width);
+  require(s.in_channels % s.groups == 0, "conv2d", "{} input channels are not divisible by {} groups",
+          s.in_channels, s.groups);
+  require(s.out_channels % s.groups == 0, "conv2d", "{} output channels are not divisible by {} groups",
+          s.out_channels, s.groups);
+  const int64_t height = s.in_height + 2 * s.padding_height;
+  const int64_t width = s.in_width + 2 * s.padding_width;
+  const int64_t reach_height = s.dilation_height * (s.kernel_height - 1) + 1;
+  const int64_t reach_width = s.dilation_width * (s.kernel_width - 1) + 1;
+  require(reach_height <= height && reach_width <= width, "conv2d",
+          "kernel reaches over {}x{} pixels, the padded input has {}x{}", reach_height, reach_width, height,
+          width);
+}
+
+void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
+                    const Output& y) {
+  check(shape);
+  check_params("conv2d_forward", "input", x, shape.batch);
+  check_params("conv2d_forward", "weight", w, shape.out_channels);
+  check_output("conv2d_forward", y.data);
+  kernels_of(active_isa()).forward(shape, x, w, bias, y);
+}
+
+void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx) {
+  check(shape);
+  check_params("conv2d_backward_data", "output gradient", dy, shape.batch);
+  check_params("conv2d_backward_data", "weight", w, 1);
+  check_output("conv2d_backward_data", dx.data);
+  kernels_of(active_isa()).backward_data(shape, dy, w, dx);
+}
+
+void conv2d_backward_weight(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw) {
+  check(shape);
+  check_params("conv2d_backward_weight", "input", x, 1);
+  check_params("conv2d_backward_weight", "output gradient", dy, 1);
+  check_output("conv2d_backward_weight", dw);
+  kernels_of(active_isa()).backward_weight(shape, x, dy, dw);
+}
+
+}  // namespace bitdial::kernels

@@ -1,0 +1,23 @@
+#pragma once
+
+#include "bitdial/kernels/conv2d.h"
+
+/// The convolutions of one instruction set each, behind the checks and the dispatch of conv2d.cpp. Arguments
+/// are trusted; results obey the contract of conv2d.h.
+namespace bitdial::kernels {
+
+struct Conv2dKernels {
+  void (*forward)(const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
+                  const Output& y);
+  void (*backward_data)(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx);
+  void (*backward_weight)(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw);
+};
+
+namespace scalar {
+extern const Conv2dKernels kConv2d;
+}
+
+/// The number of bytes of one code.
+inline int64_t code_size(CodeType type) { return type == CodeType::kS8 || type == CodeType::kU8 ? 1 : 2; }
+
+}  // namespace bitdial::kernels
