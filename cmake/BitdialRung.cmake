@@ -10,8 +10,19 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
       CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
 endif()
 
+# OpenMP by the compiler's flag, not by a library's path: the loader must take the runtime that LibTorch brings.
+add_library(bitdial_openmp INTERFACE)
+add_library(bitdial::openmp ALIAS bitdial_openmp)
+set_target_properties(bitdial_openmp PROPERTIES EXPORT_NAME openmp)
 if(BITDIAL_OPENMP)
+  if(BITDIAL_TORCH AND NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    message(FATAL_ERROR "LibTorch runs on GNU OpenMP, and ${CMAKE_CXX_COMPILER_ID} would bring a second runtime into the "
+                        "process. Use g++, or configure with -DBITDIAL_OPENMP=OFF.")
+  endif()
   find_package(OpenMP REQUIRED COMPONENTS CXX)
+  separate_arguments(_openmp_flags UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
+  target_compile_options(bitdial_openmp INTERFACE ${_openmp_flags})
+  target_link_options(bitdial_openmp INTERFACE ${_openmp_flags})
 endif()
 if(BITDIAL_TORCH)
   find_package(LibTorch 2.7 REQUIRED)
@@ -21,9 +32,9 @@ add_library(bitdial_options INTERFACE)
 target_compile_options(bitdial_options INTERFACE
   -Wall -Wextra -Wconversion $<$<BOOL:${BITDIAL_WERROR}>:-Werror>
   -ffp-contract=off  # the same bits from every instruction set
-  $<$<BOOL:${CCACHE_PROGRAM}>:-fpch-preprocess>)
+  $<$<AND:$<BOOL:${CCACHE_PROGRAM}>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess>)
 if(BITDIAL_SANITIZE)
-  add_compile_options(-fsanitize=${BITDIAL_SANITIZE} -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=${BITDIAL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${BITDIAL_SANITIZE})
 endif()
 
@@ -54,11 +65,11 @@ function(bitdial_torch_pch target)
   if(NOT TARGET bitdial_torch_pch)
     file(WRITE "${PROJECT_BINARY_DIR}/torch_pch.cpp" "// Owner of the precompiled torch header.\n")
     add_library(bitdial_torch_pch OBJECT "${PROJECT_BINARY_DIR}/torch_pch.cpp")
-    target_link_libraries(bitdial_torch_pch PRIVATE LibTorch::LibTorch bitdial_options
-                          $<$<BOOL:${BITDIAL_OPENMP}>:OpenMP::OpenMP_CXX>)
+    target_link_libraries(bitdial_torch_pch PRIVATE LibTorch::LibTorch bitdial_options bitdial_openmp)
     target_precompile_headers(bitdial_torch_pch PRIVATE <torch/torch.h>)
   endif()
   target_precompile_headers(${target} REUSE_FROM bitdial_torch_pch)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:bitdial_openmp>)  # the same flags as the header's
   # A precompiled header fits only code of the same position independence: programs take the libraries' -fPIC, not -fPIE.
   get_target_property(type ${target} TYPE)
   if(type STREQUAL "EXECUTABLE")
@@ -82,5 +93,7 @@ function(bitdial_tests name)
     bitdial_torch_pch(bitdial_${name}_tests)
   endif()
   target_compile_definitions(bitdial_${name}_tests PRIVATE BITDIAL_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  gtest_discover_tests(bitdial_${name}_tests DISCOVERY_TIMEOUT 120 PROPERTIES LABELS ${name} TIMEOUT 600)
+  gtest_discover_tests(bitdial_${name}_tests DISCOVERY_TIMEOUT 120 PROPERTIES
+    LABELS ${name} TIMEOUT 600
+    ENVIRONMENT OMP_WAIT_POLICY=passive)  # tests run side by side: idle threads must not spin
 endfunction()
