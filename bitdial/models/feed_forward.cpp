@@ -1,0 +1,186 @@
+// Networks without branches: LeNet-5, AlexNet, VGG. Names of parameters as in torchvision where it has the
+// network.
+#include <array>
+#include <functional>
+
+#include "bitdial/models/network.h"
+
+namespace bitdial::models {
+
+namespace {
+
+/// `features`, flatten, `classifier`.
+class FeedForward : public Network {
+ public:
+  torch::Tensor forward(torch::Tensor x) override { return classifier_(features_->forward(x).flatten(1)); }
+
+ protected:
+  template <class Holder>
+  void set_classifier(const Holder& module) {
+    register_module("classifier", module);
+    classifier_ = [inner = module.ptr()](const torch::Tensor& x) { return torch::Tensor(inner->forward(x)); };
+  }
+
+  torch::nn::Sequential features_;
+
+ private:
+  std::function<torch::Tensor(const torch::Tensor&)> classifier_;
+};
+
+/// Appends layers to a Sequential and names their rows by their place in it, as torchvision's state dicts do.
+class Stack {
+ public:
+  Stack(LayerFactory& make, torch::nn::Sequential& sequential, std::string prefix)
+      : make_(make), sequential_(sequential), prefix_(std::move(prefix)) {}
+
+  nn::Conv2d conv(int64_t channels, int64_t kernel, int64_t stride, int64_t padding) {
+    nn::Conv2d layer = make_.conv(next_name(), channels, kernel, stride, padding, true);
+    sequential_->push_back(layer);
+    return layer;
+  }
+  void norm() { sequential_->push_back(make_.norm(next_name())); }
+  void relu() { sequential_->push_back(torch::nn::ReLU(torch::nn::ReLUOptions(true))); }
+  void max_pool(int64_t kernel, int64_t stride) {
+    sequential_->push_back(make_.max_pool(next_name(), kernel, stride));
+  }
+  void dropout() { sequential_->push_back(torch::nn::Dropout(0.5)); }
+  nn::Linear linear(int64_t features) {
+    nn::Linear layer = make_.linear(next_name(), features);
+    sequential_->push_back(layer);
+    return layer;
+  }
+
+ private:
+  std::string next_name() const { return prefix_ + std::to_string(sequential_->size()); }
+
+  LayerFactory& make_;
+  torch::nn::Sequential& sequential_;
+  std::string prefix_;
+};
+
+/// AdaPT's LeNet-5: 32x32x1, tanh, average pools, plain logits.
+class LeNet5 : public Network {
+ public:
+  explicit LeNet5(const Options& options) {
+    input_size_ = {options.in_channels.value_or(1), 32, 32};
+    LayerFactory make(input_size_, options);
+    conv1_ = register_module("conv1", make.conv("conv1", 6, 5, 1, 0, true));
+    pool1_ = make.avg_pool("pool1", 2, 2);
+    conv2_ = register_module("conv2", make.conv("conv2", 16, 5, 1, 0, true));
+    pool2_ = make.avg_pool("pool2", 2, 2);
+    conv3_ = register_module("conv3", make.conv("conv3", 120, 5, 1, 0, true));
+    fc1_ = register_module("fc1", make.linear("fc1", 84));
+    fc2_ = register_module("fc2", make.linear("fc2", options.classes));
+    table_ = make.take_table();
+  }
+
+  torch::Tensor forward(torch::Tensor x) override {
+    x = pool1_->forward(conv1_->forward(x).tanh());
+    x = pool2_->forward(conv2_->forward(x).tanh());
+    x = conv3_->forward(x).tanh().flatten(1);
+    return fc2_->forward(fc1_->forward(x).tanh());
+  }
+
+ private:
+  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, conv3_{nullptr};
+  torch::nn::AvgPool2d pool1_{nullptr}, pool2_{nullptr};
+  nn::Linear fc1_{nullptr}, fc2_{nullptr};
+};
+
+class AlexNet : public FeedForward {
+ public:
+  AlexNet(bool imagenet, const Options& options) {
+    const int64_t edge = imagenet ? 224 : 32;
+    input_size_ = {options.in_channels.value_or(3), edge, edge};
+    LayerFactory make(input_size_, options);
+    add_features(make, imagenet);
+    if (imagenet) {
+      add_imagenet_classifier(make, options.classes);
+    } else {
+      set_classifier(make.linear("classifier", options.classes));
+    }
+    table_ = make.take_table();
+  }
+
+ private:
+  void add_features(LayerFactory& make, bool imagenet) {
+    Stack stack(make, features_, "features.");
+    const int64_t pool_kernel = imagenet ? 3 : 2;
+    stack.conv(64, 11, 4, imagenet ? 2 : 5);
+    stack.relu();
+    stack.max_pool(pool_kernel, 2);
+    stack.conv(192, 5, 1, 2);
+    stack.relu();
+    stack.max_pool(pool_kernel, 2);
+    for (const int64_t channels : {384, 256, 256}) {
+      stack.conv(channels, 3, 1, 1);
+      stack.relu();
+    }
+    stack.max_pool(pool_kernel, 2);
+    register_module("features", features_);
+  }
+
+  void add_imagenet_classifier(LayerFactory& make, int64_t classes) {
+    torch::nn::Sequential sequential;
+    Stack stack(make, sequential, "classifier.");
+    for (int i = 0; i < 2; ++i) {
+      stack.dropout();
+      stack.linear(4096);
+      stack.relu();
+    }
+    stack.linear(classes);
+    set_classifier(sequential);
+  }
+};
+
+/// VGG-16 with batch norm for 32x32 images: five max pools leave 512 features, one linear layer.
+class Vgg16Bn : public FeedForward {
+ public:
+  explicit Vgg16Bn(const Options& options) {
+    input_size_ = {options.in_channels.value_or(3), 32, 32};
+    LayerFactory make(input_size_, options);
+    Stack stack(make, features_, "features.");
+    constexpr int64_t kPool = 0;
+    constexpr std::array<int64_t, 18> kLayers{64,    64,  kPool, 128, 128,   kPool, 256, 256, 256,
+                                              kPool, 512, 512,   512, kPool, 512,   512, 512, kPool};
+    for (const int64_t channels : kLayers) {
+      if (channels == kPool) {
+        stack.max_pool(2, 2);
+        continue;
+      }
+      nn::Conv2d conv = stack.conv(channels, 3, 1, 1);
+      init_he_fan_out(conv);
+      torch::NoGradGuard no_grad;
+      conv->bias.zero_();
+      stack.norm();
+      stack.relu();
+    }
+    register_module("features", features_);
+    nn::Linear linear = make.linear("classifier", options.classes);
+    {
+      torch::NoGradGuard no_grad;
+      linear->weight.normal_(0.0, 0.01);
+      linear->bias.zero_();
+    }
+    set_classifier(linear);
+    table_ = make.take_table();
+  }
+};
+
+}  // namespace
+
+std::shared_ptr<Network> make_lenet5(const Options& options) { return std::make_shared<LeNet5>(options); }
+
+std::shared_ptr<Network> make_alexnet_cifar(const Options& options) {
+  return std::make_shared<AlexNet>(false, options);
+}
+
+std::shared_ptr<Network> make_alexnet_imagenet(const Options& options) {
+  return std::make_shared<AlexNet>(true, options);
+}
+
+std::shared_ptr<Network> make_vgg16_bn_cifar(const Options& options) {
+  return std::make_shared<Vgg16Bn>(options);
+}
+
+}  // namespace bitdial::models

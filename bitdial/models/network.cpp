@@ -1,0 +1,89 @@
+#include "bitdial/models/network.h"
+
+#include <cmath>
+
+#include "bitdial/nn/norm.h"
+
+namespace bitdial::models {
+
+namespace {
+
+int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding) {
+  return (size + 2 * padding - kernel) / stride + 1;
+}
+
+}  // namespace
+
+LayerRow& LayerFactory::add_row(const std::string& name, const char* kind, ImageSize output) {
+  LayerRow row;
+  row.name = name;
+  row.kind = kind;
+  row.input = shape_;
+  row.output = output;
+  shape_ = output;
+  return table_.emplace_back(std::move(row));
+}
+
+nn::Conv2d LayerFactory::conv(const std::string& name, int64_t out_channels, int64_t kernel, int64_t stride,
+                              int64_t padding, bool bias) {
+  const int64_t in_channels = shape_.channels;
+  const ImageSize output{out_channels, pooled(shape_.height, kernel, stride, padding),
+                         pooled(shape_.width, kernel, stride, padding)};
+  LayerRow& row = add_row(name, "conv2d", output);
+  row.kernel = kernel;
+  row.stride = stride;
+  row.padding = padding;
+  const int64_t weights = out_channels * in_channels * kernel * kernel;
+  row.parameters = weights + (bias ? out_channels : 0);
+  row.macs = weights * output.height * output.width;
+  return nn::Conv2d(
+      torch::nn::Conv2dOptions(in_channels, out_channels, kernel).stride(stride).padding(padding).bias(bias));
+}
+
+torch::nn::AnyModule LayerFactory::norm(const std::string& name) {
+  add_row(name, "norm2d", shape_).parameters = 2 * shape_.channels;
+  return nn::make_norm2d(options_.normalization, shape_.channels);
+}
+
+nn::Linear LayerFactory::linear(const std::string& name, int64_t out_features) {
+  const int64_t in_features = shape_.channels * shape_.height * shape_.width;
+  shape_ = {in_features, 1, 1};
+  LayerRow& row = add_row(name, "linear", {out_features, 1, 1});
+  row.macs = in_features * out_features;
+  row.parameters = row.macs + out_features;
+  return nn::Linear(torch::nn::LinearOptions(in_features, out_features));
+}
+
+torch::nn::MaxPool2d LayerFactory::max_pool(const std::string& name, int64_t kernel, int64_t stride,
+                                            int64_t padding) {
+  LayerRow& row = add_row(name, "max_pool2d",
+                          {shape_.channels, pooled(shape_.height, kernel, stride, padding),
+                           pooled(shape_.width, kernel, stride, padding)});
+  row.kernel = kernel;
+  row.stride = stride;
+  row.padding = padding;
+  return torch::nn::MaxPool2d(torch::nn::MaxPool2dOptions(kernel).stride(stride).padding(padding));
+}
+
+torch::nn::AvgPool2d LayerFactory::avg_pool(const std::string& name, int64_t kernel, int64_t stride) {
+  LayerRow& row = add_row(
+      name, "avg_pool2d",
+      {shape_.channels, pooled(shape_.height, kernel, stride, 0), pooled(shape_.width, kernel, stride, 0)});
+  row.kernel = kernel;
+  row.stride = stride;
+  return torch::nn::AvgPool2d(torch::nn::AvgPool2dOptions(kernel).stride(stride));
+}
+
+void LayerFactory::global_avg_pool(const std::string& name) {
+  const int64_t kernel = shape_.height;
+  add_row(name, "avg_pool2d", {shape_.channels, 1, 1}).kernel = kernel;
+}
+
+void init_he_fan_out(const nn::Conv2d& conv) {
+  torch::NoGradGuard no_grad;
+  torch::Tensor weight = conv->weight;
+  const auto fan_out = static_cast<double>(weight.size(0) * weight.size(2) * weight.size(3));
+  weight.normal_(0.0, std::sqrt(2.0 / fan_out));
+}
+
+}  // namespace bitdial::models

@@ -1,0 +1,151 @@
+// Residual networks of He et al. 2016 with basic blocks; names of parameters as in torchvision.
+#include <cmath>
+
+#include "bitdial/models/network.h"
+
+namespace bitdial::models {
+
+namespace {
+
+void init_norm(torch::nn::AnyModule& norm, double gamma) {
+  torch::NoGradGuard no_grad;
+  for (auto& parameter : norm.ptr()->named_parameters(false)) {
+    parameter.value().fill_(parameter.key() == "weight" ? gamma : 0.0);
+  }
+}
+
+class BasicBlock : public torch::nn::Module {
+ public:
+  BasicBlock(LayerFactory& make, const std::string& prefix, int64_t channels, int64_t stride,
+             double last_gamma) {
+    const ImageSize input = make.shape();
+    conv1_ = register_module("conv1", make.conv(prefix + "conv1", channels, 3, stride, 1, false));
+    bn1_ = make.norm(prefix + "bn1");
+    register_module("bn1", bn1_.ptr());
+    conv2_ = register_module("conv2", make.conv(prefix + "conv2", channels, 3, 1, 1, false));
+    bn2_ = make.norm(prefix + "bn2");
+    register_module("bn2", bn2_.ptr());
+    init_he_fan_out(conv1_);
+    init_he_fan_out(conv2_);
+    init_norm(bn1_, 1.0);
+    init_norm(bn2_, last_gamma);
+    if (stride != 1 || input.channels != channels) add_shortcut(make, prefix, input, channels, stride);
+  }
+
+  torch::Tensor forward(const torch::Tensor& x) {
+    torch::Tensor y = bn1_.forward(conv1_->forward(x)).relu_();
+    y = bn2_.forward(conv2_->forward(y));
+    y = y + (downsample_ ? downsample_->forward(x) : x);
+    return y.relu_();
+  }
+
+ private:
+  void add_shortcut(LayerFactory& make, const std::string& prefix, ImageSize input, int64_t channels,
+                    int64_t stride) {
+    make.set_shape(input);
+    nn::Conv2d conv = make.conv(prefix + "downsample.0", channels, 1, stride, 0, false);
+    torch::nn::AnyModule norm = make.norm(prefix + "downsample.1");
+    init_he_fan_out(conv);
+    init_norm(norm, 1.0);
+    downsample_ = torch::nn::Sequential();
+    downsample_->push_back(conv);
+    downsample_->push_back(norm);
+    register_module("downsample", downsample_);
+  }
+
+  nn::Conv2d conv1_{nullptr}, conv2_{nullptr};
+  torch::nn::AnyModule bn1_, bn2_;
+  torch::nn::Sequential downsample_{nullptr};
+};
+
+struct ResNetShape {
+  ImageSize input;
+  int64_t stem_channels = 16;
+  int64_t stem_kernel = 3;
+  int64_t stem_stride = 1;
+  bool max_pool = false;
+  std::vector<int64_t> stage_channels;
+  int64_t blocks_per_stage = 1;
+  double linear_std = 0.0;  ///< of the last layer's normal initialiser; 0: torch::nn::Linear's own
+};
+
+class ResNet : public Network {
+ public:
+  ResNet(const ResNetShape& shape, const Options& options) {
+    input_size_ = shape.input;
+    LayerFactory make(shape.input, options);
+    conv1_ = register_module("conv1", make.conv("conv1", shape.stem_channels, shape.stem_kernel,
+                                                shape.stem_stride, shape.stem_kernel / 2, false));
+    init_he_fan_out(conv1_);
+    bn1_ = make.norm("bn1");
+    register_module("bn1", bn1_.ptr());
+    init_norm(bn1_, 1.0);
+    if (shape.max_pool) max_pool_ = register_module("maxpool", make.max_pool("maxpool", 3, 2, 1));
+    for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
+      add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0);
+    }
+    make.global_avg_pool("avgpool");
+    fc_ = register_module("fc", make.linear("fc", options.classes));
+    if (shape.linear_std > 0.0) {
+      torch::NoGradGuard no_grad;
+      fc_->weight.normal_(0.0, shape.linear_std);
+      fc_->bias.zero_();
+    }
+    table_ = make.take_table();
+  }
+
+  torch::Tensor forward(torch::Tensor x) override {
+    x = bn1_.forward(conv1_->forward(x)).relu_();
+    if (max_pool_) x = max_pool_->forward(x);
+    for (const auto& block : blocks_) x = block->forward(x);
+    return fc_->forward(x.mean({2, 3}));
+  }
+
+ private:
+  void add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma) {
+    const std::string name = "layer" + std::to_string(stage + 1);
+    torch::nn::ModuleList list;
+    for (int64_t i = 0; i < shape.blocks_per_stage; ++i) {
+      const std::string prefix = name + "." + std::to_string(i) + ".";
+      const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
+      auto block =
+          std::make_shared<BasicBlock>(make, prefix, shape.stage_channels[stage], stride, last_gamma);
+      list->push_back(block);
+      blocks_.push_back(std::move(block));
+    }
+    register_module(name, list);
+  }
+
+  nn::Conv2d conv1_{nullptr};
+  torch::nn::AnyModule bn1_;
+  torch::nn::MaxPool2d max_pool_{nullptr};
+  std::vector<std::shared_ptr<BasicBlock>> blocks_;
+  nn::Linear fc_{nullptr};
+};
+
+}  // namespace
+
+std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options) {
+  ResNetShape shape;
+  shape.input = {options.in_channels.value_or(3), 32, 32};
+  shape.stage_channels = {16, 32, 64};
+  shape.blocks_per_stage = n;
+  // The initialiser of the SkipNet setting (recipes.md, section 1).
+  shape.linear_std = std::sqrt(2.0 / static_cast<double>(64 * options.classes));
+  return std::make_shared<ResNet>(shape, options);
+}
+
+std::shared_ptr<Network> make_resnet18(bool imagenet, const Options& options) {
+  ResNetShape shape;
+  const int64_t edge = imagenet ? 224 : 32;
+  shape.input = {options.in_channels.value_or(3), edge, edge};
+  shape.stem_channels = 64;
+  shape.stem_kernel = imagenet ? 7 : 3;
+  shape.stem_stride = imagenet ? 2 : 1;
+  shape.max_pool = imagenet;
+  shape.stage_channels = {64, 128, 256, 512};
+  shape.blocks_per_stage = 2;
+  return std::make_shared<ResNet>(shape, options);
+}
+
+}  // namespace bitdial::models
