@@ -59,7 +59,7 @@ struct QuantizeStatistics {
   int64_t count = 0;       ///< elements
   int64_t saturated = 0;   ///< elements outside the representable range
   int64_t zeros = 0;       ///< codes that stand for 0.0
-  Range range;             ///< of the data, before quantising
+  Range range{};           ///< of the data, before quantising
   double saturated_fraction() const { return count ? double(saturated) / double(count) : 0.0; }
 };
 

@@ -93,12 +93,12 @@ const AptPolicy::Tensor& AptPolicy::tensor(TensorId id) const {
   return tensors_.at(static_cast<size_t>(id.layer))[slot(id.role)];
 }
 
-AptPolicy::Tensor& AptPolicy::tensor(TensorId id) {
+AptPolicy::Tensor& AptPolicy::mutable_tensor(TensorId id) {
   return tensors_.at(static_cast<size_t>(id.layer))[slot(id.role)];
 }
 
 TensorPlan AptPolicy::plan(TensorId id, const StepInfo& step, TensorProbe& probe) {
-  Tensor& tensor = this->tensor(id);
+  Tensor& tensor = mutable_tensor(id);
   TensorPlan plan;
   if (step.training && !reuses_quantized(tensor, id.role, step)) {
     const Tensor before = tensor;
@@ -231,7 +231,7 @@ void AptPolicy::explain(const Tensor& before, const Tensor& after, const Measure
 }
 
 void AptPolicy::observe(TensorId id, const StepInfo& step, const QuantizeStatistics& statistics) {
-  Tensor& tensor = this->tensor(id);
+  Tensor& tensor = mutable_tensor(id);
   // What saturates under a step just measured is the rule's own clipping (vendor rule), not a stale range.
   if (!saturation_guard_ || !step.training || tensor.fresh || !tensor.measured) return;
   const double fraction = statistics.saturated_fraction();

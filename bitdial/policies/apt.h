@@ -54,7 +54,7 @@ class AptPolicy : public Policy {
  private:
   struct Measurement;
 
-  Tensor& tensor(TensorId id);
+  Tensor& mutable_tensor(TensorId id);
   bool reuses_quantized(Tensor& tensor, TensorRole role, const StepInfo& step) const;
   bool measures(const Tensor& tensor, int64_t step) const;
   Measurement measure(Tensor& tensor, TensorId id, const StepInfo& step, TensorProbe& probe) const;
