@@ -1,0 +1,253 @@
+#include "bitdial/ops/quantized_tensor.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "bitdial/core/error.h"
+#include "bitdial/kernels/quantize.h"
+
+namespace bitdial::ops {
+namespace {
+
+using kernels::MemoryOrder;
+
+// Kernels work in main memory; on other devices LibTorch's operators do.
+bool on_kernels(const at::Tensor& x) { return x.device().is_cpu(); }
+
+// The kernels' element type; float64 only reaches this through oracles.
+at::Tensor as_float(const at::Tensor& x) { return x.to(at::kFloat); }
+
+kernels::TensorShape shape_of(const at::Tensor& x) {
+  kernels::TensorShape shape;
+  if (x.dim() != 4) {
+    shape.order = MemoryOrder::kPlanar;
+    shape.outer = x.dim() > 0 ? x.size(0) : 1;
+    shape.inner = 1;
+    shape.channels = shape.outer > 0 ? x.numel() / shape.outer : 0;
+    return shape;
+  }
+  shape.outer = x.size(0);
+  shape.channels = x.size(1);
+  shape.inner = x.size(2) * x.size(3);
+  shape.order = x.is_contiguous() ? MemoryOrder::kPlanar : MemoryOrder::kInterleaved;
+  return shape;
+}
+
+at::ScalarType code_dtype(Container container) {
+  switch (container) {
+    case Container::kInt8:
+      return at::kChar;
+    case Container::kUInt8:
+      return at::kByte;
+    case Container::kInt16:
+    case Container::kUInt16:  // LibTorch's uint16 has hardly any operators
+      return at::kShort;
+    case Container::kFloat32:
+      return at::kFloat;
+  }
+  return at::kFloat;
+}
+
+kernels::CodeType code_type(Container container) {
+  switch (container) {
+    case Container::kUInt8:
+      return kernels::CodeType::kU8;
+    case Container::kInt16:
+      return kernels::CodeType::kS16;
+    case Container::kUInt16:
+      return kernels::CodeType::kU16;
+    default:
+      return kernels::CodeType::kS8;
+  }
+}
+
+at::Tensor empty_codes(const at::Tensor& x, Container container) {
+  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
+}
+
+}  // namespace
+
+at::Tensor to_dense(const at::Tensor& x, bool channels_last) {
+  const at::Tensor values = x.scalar_type() == at::kDouble ? x.detach() : x.detach().to(at::kFloat);
+  if (values.dim() != 4) return values.contiguous();
+  if (channels_last) return values.contiguous(at::MemoryFormat::ChannelsLast);
+  return values.is_contiguous(at::MemoryFormat::ChannelsLast) ? values : values.contiguous();
+}
+
+std::vector<Range> measure_range(const at::Tensor& tensor, Granularity granularity,
+                                 RangeStatistic statistic) {
+  const at::Tensor x = as_float(tensor);
+  if (!on_kernels(x)) return generic::measure_range(x, granularity, statistic);
+  const auto shape = shape_of(x);
+  const auto* data = x.const_data_ptr<float>();
+  if (granularity == Granularity::kTensor && statistic == RangeStatistic::kSampleMean) {
+    return {kernels::mean_sample_range(data, shape)};
+  }
+  std::vector<Range> ranges(granularity == Granularity::kTensor ? 1 : static_cast<size_t>(shape.outer));
+  kernels::measure_range(data, shape, granularity, ranges);
+  return ranges;
+}
+
+Range union_of(std::span<const Range> ranges) {
+  Range all = ranges.empty() ? Range{} : ranges[0];
+  for (const Range& range : ranges) {
+    if (!range.is_finite()) return range;
+    all = {std::min(all.min, range.min), std::max(all.max, range.max)};
+  }
+  return all;
+}
+
+std::vector<QuantParams> choose_params(const Format& format, std::span<const Range> ranges) {
+  std::vector<QuantParams> params;
+  params.reserve(ranges.size());
+  for (const Range& range : ranges) params.push_back(bitdial::choose_params(format, range));
+  return params;
+}
+
+double abs_sum(const at::Tensor& tensor) {
+  const at::Tensor x = as_float(tensor);
+  return on_kernels(x) ? kernels::abs_sum(x.const_data_ptr<float>(), x.numel()) : generic::abs_sum(x);
+}
+
+double quantized_abs_sum(const at::Tensor& tensor, int word_length, int exponent) {
+  const at::Tensor x = as_float(tensor);
+  return on_kernels(x)
+             ? kernels::quantized_abs_sum(x.const_data_ptr<float>(), x.numel(), word_length, exponent)
+             : generic::quantized_abs_sum(x, word_length, exponent);
+}
+
+QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::span<const QuantParams> params,
+                         RandomKey key, QuantizeStatistics* statistics) {
+  const at::Tensor x = as_float(tensor);
+  QuantizeStatistics counted;
+  QuantizedTensor result;
+  result.format = format;
+  if (has_integer_codes(format)) result.params.assign(params.begin(), params.end());
+  if (on_kernels(x)) {
+    result.codes = empty_codes(x, container(format));
+    counted = kernels::quantize(x.const_data_ptr<float>(), shape_of(x), format, params, key,
+                                result.codes.mutable_data_ptr());
+  } else {
+    result.codes = generic::quantize(x, format, params, key, counted);
+  }
+  if (statistics != nullptr) *statistics = counted;
+  return result;
+}
+
+QuantizedTensor unquantized(const at::Tensor& x) { return {.codes = x, .params = {}, .format = {}}; }
+
+at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype) {
+  if (!x.has_codes()) return x.codes.to(dtype);
+  if (!on_kernels(x.codes) || dtype == at::kDouble) return generic::dequantize(x, dtype);
+  at::Tensor values = empty_codes(x.codes, Container::kFloat32);
+  kernels::dequantize(x.codes.const_data_ptr(), code_type(container(x.format)), shape_of(x.codes), x.params,
+                      values.mutable_data_ptr<float>());
+  return values.to(dtype);
+}
+
+namespace generic {
+namespace {
+
+// One number of each QuantParams, shaped to broadcast along dimension 0 of `like`.
+template <class Member>
+at::Tensor column(std::span<const QuantParams> params, Member member, const at::Tensor& like,
+                  at::ScalarType dtype) {
+  at::Tensor values = at::empty({static_cast<int64_t>(params.size())}, at::kDouble);
+  for (size_t i = 0; i < params.size(); ++i) {
+    values.mutable_data_ptr<double>()[i] = static_cast<double>(params[i].*member);
+  }
+  std::vector<int64_t> shape(static_cast<size_t>(std::max<int64_t>(like.dim(), 1)), 1);
+  shape[0] = static_cast<int64_t>(params.size());
+  return values.to(like.device(), dtype).view(shape);
+}
+
+// The upper 24 random bits of every logical index; 64-bit integers hold 32 bits on the way.
+at::Tensor upper_bits(const at::Tensor& like, RandomKey key) {
+  constexpr int64_t kMask = 0xFFFFFFFF;
+  const auto options = like.options().dtype(at::kLong);
+  const at::Tensor index = at::arange(like.numel(), options).view(like.sizes());
+  const auto multiply = [](const at::Tensor& x, int64_t factor) { return x.mul(factor).bitwise_and(kMask); };
+  const auto fold = [](const at::Tensor& x, int64_t bits) {
+    return x.bitwise_xor(x.bitwise_right_shift(at::Scalar(bits)));
+  };
+  at::Tensor x = index.bitwise_and(kMask).bitwise_xor(int64_t{key.a});
+  x = x.bitwise_xor(multiply(index.bitwise_right_shift(at::Scalar(32)), 0x9E3779B9));
+  x = multiply(fold(x, 16), 0x7FEB352D).bitwise_xor(int64_t{key.b});
+  x = fold(multiply(fold(x, 15), 0x846CA68B), 16);
+  return x.bitwise_right_shift(at::Scalar(8));
+}
+
+at::Tensor flat(const at::Tensor& x) { return x.reshape({x.dim() > 0 ? x.size(0) : 1, -1}); }
+
+}  // namespace
+
+std::vector<Range> measure_range(const at::Tensor& x, Granularity granularity, RangeStatistic statistic) {
+  if (granularity == Granularity::kTensor && statistic == RangeStatistic::kExtreme) {
+    const auto [low, high] = x.aminmax();
+    return {{low.item<float>(), high.item<float>()}};
+  }
+  auto [low, high] = flat(x).aminmax(1);
+  if (granularity == Granularity::kTensor) {
+    return {{low.to(at::kDouble).mean().item<float>(), high.to(at::kDouble).mean().item<float>()}};
+  }
+  low = low.cpu();
+  high = high.cpu();
+  std::vector<Range> ranges;
+  for (int64_t i = 0; i < low.numel(); ++i) {
+    ranges.push_back({low.const_data_ptr<float>()[i], high.const_data_ptr<float>()[i]});
+  }
+  return ranges;
+}
+
+double abs_sum(const at::Tensor& x) { return x.to(at::kDouble).abs().sum().item<double>(); }
+
+double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent) {
+  const double half = std::ldexp(1.0, word_length - 1);
+  const at::Tensor codes = x.to(at::kDouble).mul(std::ldexp(1.0, -exponent)).round().clamp(-half, half - 1);
+  return std::ldexp(codes.abs().sum().item<double>(), exponent);
+}
+
+// core/quantizer.h, one operator per float32 operation.
+at::Tensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
+                    RandomKey key, QuantizeStatistics& statistics) {
+  const auto [min_code, max_code] = code_range(format);
+  const at::Tensor scale = column(params, &QuantParams::scale, x, at::kFloat);
+  const at::Tensor zero = column(params, &QuantParams::zero_code, x, at::kFloat);
+  const at::Tensor offset = column(params, &QuantParams::offset, x, at::kFloat);
+  const at::Tensor low = zero.neg().add(static_cast<double>(min_code));
+  const at::Tensor high = zero.neg().add(static_cast<double>(max_code));
+  const at::Tensor y = x.sub(offset).div(scale);
+  statistics.count = x.numel();
+  statistics.saturated = y.lt(low.sub(0.5)).logical_or_(y.gt(high.add(0.5))).sum().item<int64_t>();
+  statistics.range = generic::measure_range(x, Granularity::kTensor, RangeStatistic::kExtreme)[0];
+  at::Tensor r = at::minimum(at::maximum(y, low), high);
+  if (format.rounding == Rounding::kStochastic) {
+    const at::Tensor floor = r.floor();
+    r = floor.add(upper_bits(x, key).lt(r.sub(floor).mul(0x1p24).round()));
+  } else {
+    r = r.round();
+  }
+  const at::Tensor values = r.mul(scale).add(offset);
+  statistics.zeros = values.eq(0).sum().item<int64_t>();
+  if (container(format) == Container::kFloat32) return values;
+  at::Tensor codes = r.add(zero);
+  // Codes above 32767 become the int16 with the same bits.
+  if (container(format) == Container::kUInt16) codes = codes.sub(codes.gt(32767).to(at::kFloat).mul(65536));
+  return codes.to(code_dtype(container(format)));
+}
+
+at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype) {
+  if (!x.has_codes()) return x.codes.to(dtype);
+  at::Tensor codes = x.codes.to(at::kDouble);
+  if (container(x.format) == Container::kUInt16) codes = codes.add(codes.lt(0).to(at::kDouble).mul(65536));
+  return codes.sub(column(x.params, &QuantParams::zero_code, codes, at::kDouble))
+      .mul_(column(x.params, &QuantParams::scale, codes, at::kDouble))
+      .add_(column(x.params, &QuantParams::offset, codes, at::kDouble))
+      .to(dtype);
+}
+
+}  // namespace generic
+}  // namespace bitdial::ops

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <span>
+#include <vector>
+
+#include "bitdial/core/format.h"
+#include "bitdial/core/policy.h"
+#include "bitdial/core/random.h"
+
+namespace bitdial::ops {
+
+/// A tensor as integers: codes of the logical shape, and what turns them into values.
+struct QuantizedTensor {
+  /// int8, uint8 or int16 (which also carries the bits of uint16 codes); where the format has no integer
+  /// codes, the values themselves: float32 above 16 bits, the tensor that came where the format is float.
+  at::Tensor codes;
+  /// One, or one per index of dimension 0. Empty when `codes` are values.
+  std::vector<QuantParams> params;
+  Format format;
+
+  bool defined() const { return codes.defined(); }
+  bool has_codes() const { return !params.empty(); }
+};
+
+/// A float32 (float64 if it came so) tensor that is dense in NCHW or NHWC order (`channels_last`: NHWC, as
+/// the integer kernels read). Tensors that already are so come back as they are.
+at::Tensor to_dense(const at::Tensor& x, bool channels_last);
+
+/// Ranges of a dense tensor: one, or one per index of dimension 0 (granularity); a mean over samples with
+/// RangeStatistic::kSampleMean. Not checked for being finite.
+std::vector<Range> measure_range(const at::Tensor& x, Granularity granularity, RangeStatistic statistic);
+/// The smallest range that contains all of them; not finite if any is not.
+Range union_of(std::span<const Range> ranges);
+std::vector<QuantParams> choose_params(const Format& format, std::span<const Range> ranges);
+
+double abs_sum(const at::Tensor& x);
+double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent);
+
+/// Quantises a dense tensor, as float32. `format` must not be float. Random bits are drawn by logical index,
+/// so the memory order does not change a value. On the CPU this is kernels::quantize; on other devices
+/// LibTorch's operators.
+QuantizedTensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
+                         RandomKey key, QuantizeStatistics* statistics = nullptr);
+
+/// A float tensor as an operand that is not quantised.
+QuantizedTensor unquantized(const at::Tensor& x);
+
+/// The values in `dtype` (a floating type), in the memory order of the codes. In float64 the values are
+/// exact.
+at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype);
+
+/// The same functions in LibTorch's operators, for any device.
+namespace generic {
+std::vector<Range> measure_range(const at::Tensor& x, Granularity granularity, RangeStatistic statistic);
+double abs_sum(const at::Tensor& x);
+double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent);
+at::Tensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
+                    RandomKey key, QuantizeStatistics& statistics);
+at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype);
+}  // namespace generic
+
+}  // namespace bitdial::ops
