@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -11,9 +13,9 @@
 /// float32 <-> codes, with the statistics that policies need gathered in the same pass.
 namespace bitdial::kernels {
 
-/// The memory order of a dense tensor whose logical order is [outer][channels][inner] (NCHW with inner = H*W; KCRS
-/// with inner = R*S): kPlanar is that order, kInterleaved is [outer][inner][channels] (channels_last). It decides which
-/// random bits an element gets, and what one sample or output channel (`outer`) is.
+/// The memory order of a dense tensor whose logical order is [outer][channels][inner] (NCHW with inner = H*W;
+/// KCRS with inner = R*S): kPlanar is that order, kInterleaved is [outer][inner][channels] (channels_last).
+/// It decides which random bits an element gets, and what one sample or output channel (`outer`) is.
 enum class MemoryOrder : uint8_t { kPlanar, kInterleaved };
 
 struct TensorShape {
@@ -22,27 +24,76 @@ struct TensorShape {
   int64_t elements() const { return outer * channels * inner; }
 };
 
-/// min and max of the data (kTensor: one entry; otherwise one per outer index). NaN or infinity anywhere makes the
-/// entry non-finite; callers check with is_finite.
-void measure_range(const float* x, const TensorShape& shape, Granularity granularity, std::span<Range> ranges);
+/// A bfloat16 number: the upper half of a float32.
+struct BFloat16 {
+  uint16_t bits = 0;
+};
 
-/// Mean over the outer index of each sample's minimum and maximum (SBM).
+// Every function that reads data takes float32 or bfloat16; a bfloat16 is the float32 with the same upper
+// bits.
+//
+// Results do not depend on instruction set, thread count, memory order of the rounding bits, or the denormal
+// setting of the calling thread: statistics are integers, extremes, or float64 sums over a fixed partition
+// (blocks of 2048 elements in memory order, 16 interleaved sums in each, blocks added in order).
+
+/// min and max of the data (kTensor: one entry; otherwise one per outer index), -0.0 counted as 0.0. NaN or
+/// infinity anywhere makes both members of the entry NaN; callers check with Range::is_finite. No element
+/// gives {0, 0}.
+void measure_range(const float* x, const TensorShape& shape, Granularity granularity,
+                   std::span<Range> ranges);
+void measure_range(const BFloat16* x, const TensorShape& shape, Granularity granularity,
+                   std::span<Range> ranges);
+
+/// Mean over the outer index of each sample's minimum and maximum (SBM), float64 sums rounded once.
 Range mean_sample_range(const float* x, const TensorShape& shape);
+Range mean_sample_range(const BFloat16* x, const TensorShape& shape);
 
-/// sum |x| in float64 over a fixed partition: the same for any thread count.
+/// sum |x| in float64 over the fixed partition.
 double abs_sum(const float* x, int64_t count);
+double abs_sum(const BFloat16* x, int64_t count);
 
-/// sum |x^| (nearest rounding, step 2^exponent, asymmetric range of word_length bits), exact integer sum scaled once.
+/// sum |x^| (nearest rounding, step 2^exponent, asymmetric range of word_length bits), exact integer sum
+/// scaled once.
 double quantized_abs_sum(const float* x, int64_t count, int word_length, int exponent);
+double quantized_abs_sum(const BFloat16* x, int64_t count, int word_length, int exponent);
 
-/// codes[i] = clamp(round((x - offset) / scale) + zero_code), rounding and range from `format`. One QuantParams, or
-/// one per outer index. `codes` has the container's type. kStochastic draws random_bits(key, logical index).
-/// For kFloat32 containers `codes` receives the de-quantised float32 values.
+/// A power-of-two grid whose absolute mass sum |x^| is wanted, as in quantized_abs_sum.
+struct Grid {
+  int word_length = 8;
+  int exponent = 0;
+};
+inline constexpr size_t kMaxGrids = 3;
+
+/// The sums of APT's error measure: abs_sum and one quantized_abs_sum per grid, the same bits as one by one.
+struct AbsSums {
+  double data = 0.0;
+  std::array<double, kMaxGrids> grids{};
+};
+
+/// All of these sums in one pass over memory. At most kMaxGrids grids.
+AbsSums abs_sums(const float* x, int64_t count, std::span<const Grid> grids);
+AbsSums abs_sums(const BFloat16* x, int64_t count, std::span<const Grid> grids);
+
+/// codes[i] = clamp(round((x - offset) / scale) + zero_code), bit by bit as core/quantizer.h defines it. One
+/// QuantParams, or one per outer index. `codes` has the container's type. kStochastic draws
+/// random_bits(key, logical index). For kFloat32 containers `codes` receives the de-quantised float32 values.
+/// Saturated are elements more than half a step outside the representable range. NaN gets the lowest code and
+/// shows in the statistics' range, which is NaN then.
 QuantizeStatistics quantize(const float* x, const TensorShape& shape, const Format& format,
                             std::span<const QuantParams> params, RandomKey key, void* codes);
+QuantizeStatistics quantize(const BFloat16* x, const TensorShape& shape, const Format& format,
+                            std::span<const QuantParams> params, RandomKey key, void* codes);
+
+/// quantize and abs_sums in one pass over memory: an update step of APT after its absmax pass.
+QuantizeStatistics quantize_with_abs_sums(const float* x, const TensorShape& shape, const Format& format,
+                                          std::span<const QuantParams> params, RandomKey key, void* codes,
+                                          std::span<const Grid> grids, AbsSums& sums);
+QuantizeStatistics quantize_with_abs_sums(const BFloat16* x, const TensorShape& shape, const Format& format,
+                                          std::span<const QuantParams> params, RandomKey key, void* codes,
+                                          std::span<const Grid> grids, AbsSums& sums);
 
 /// x^ = scale * (q - zero_code) + offset.
-void dequantize(const void* codes, CodeType type, const TensorShape& shape, std::span<const QuantParams> params,
-                float* x);
+void dequantize(const void* codes, CodeType type, const TensorShape& shape,
+                std::span<const QuantParams> params, float* x);
 
 }  // namespace bitdial::kernels

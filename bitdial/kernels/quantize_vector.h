@@ -1,0 +1,294 @@
+#pragma once
+
+#include <cstring>
+
+#include "bitdial/kernels/quantize_kernels.h"
+
+/// The quantise kernels for vectors of 16 lanes. Included once per instruction set, after its lane type,
+/// which is declared in an unnamed namespace: every instantiation stays inside its source file, so the linker
+/// cannot give one instruction set the code of another. For the same reason nothing here calls inline
+/// functions of other headers.
+///
+/// A lane type V has float32 (F), int32 (I) and float64 (D) lanes and masks (M); see avx512vnni/quantize.cpp.
+namespace bitdial::kernels {
+
+template <class V>
+struct VectorQuantize {
+  using F = typename V::F;
+  using I = typename V::I;
+  using M = typename V::M;
+  static constexpr int64_t kLanes = kSumLanes;
+
+  // ---- extremes ----
+  struct Extremes {
+    F min = V::set(std::numeric_limits<float>::infinity());
+    F max = V::set(-std::numeric_limits<float>::infinity());
+    F poison = V::set(0.0F);  // sum of 0 * x: NaN once an x is not finite
+
+    void add(F x) {
+      min = V::min(x, min);  // x86 order: an x that is NaN leaves the other operand
+      max = V::max(x, max);
+      poison = V::multiply_add(x, V::set(0.0F), poison);
+    }
+    void merge_into(BlockStatistics& statistics) const {
+      const float low = V::reduce_min(min), high = V::reduce_max(max);
+      if (low < statistics.min) statistics.min = low;
+      if (high > statistics.max) statistics.max = high;
+      if (V::any(V::is_nan(poison))) statistics.finite = false;
+    }
+  };
+
+  // Copies the last lanes of a tensor to a full vector; the others repeat the first (`fill` if given).
+  template <class Input>
+  struct Tail {
+    Input x[kLanes];
+    Tail(const Input* from, int64_t count) {
+      for (int64_t i = 0; i < kLanes; ++i) x[i] = from[i < count ? i : 0];
+    }
+    Tail(const Input* from, int64_t count, Input fill) {
+      for (int64_t i = 0; i < kLanes; ++i) x[i] = i < count ? from[i] : fill;
+    }
+  };
+
+  template <class Input>
+  static void measure(const void* data, int64_t count, BlockStatistics& statistics) {
+    const auto* x = static_cast<const Input*>(data);
+    Extremes even, odd;
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= count; i += 2 * kLanes) {
+      even.add(V::load(x + i));
+      odd.add(V::load(x + i + kLanes));
+    }
+    for (; i + kLanes <= count; i += kLanes) even.add(V::load(x + i));
+    if (i < count) odd.add(V::load(Tail<Input>(x + i, count - i).x));
+    even.merge_into(statistics);
+    odd.merge_into(statistics);
+  }
+
+  // ---- quantising ----
+  struct Constants {
+    F scale, reciprocal, offset, low, high, zero_steps;
+    I zero_steps_int, zero_code;
+    bool multiply;
+    explicit Constants(const Quantizer& q)
+        : scale(V::set(q.scale)),
+          reciprocal(V::set(q.reciprocal)),
+          offset(V::set(q.offset)),
+          low(V::set(q.low)),
+          high(V::set(q.high)),
+          zero_steps(V::set(q.zero_steps)),
+          // No code of 16 bits stands for INT32_MIN.
+          zero_steps_int(V::set_int(q.zero_steps == q.zero_steps
+                                        ? static_cast<uint32_t>(static_cast<int32_t>(q.zero_steps))
+                                        : 0x80000000U)),
+          zero_code(V::set_int(static_cast<uint32_t>(q.zero_code))),
+          multiply(q.reciprocal_is_exact) {}
+
+    F steps(F x) const {
+      const F shifted = V::sub(x, offset);
+      return multiply ? V::mul(shifted, reciprocal) : V::div(shifted, scale);
+    }
+    F clamped_steps(F x) const { return V::min(V::max(steps(x), low), high); }  // NaN becomes low
+  };
+
+  // random_bits of core/random.h for 16 indices with the same upper half.
+  struct RandomBits {
+    I base, key_a, key_b;
+    explicit RandomBits(const QuantizeBlock& block)
+        : base(V::set_int(static_cast<uint32_t>(block.index_base))),
+          key_a(V::set_int(block.key.a ^ (static_cast<uint32_t>(block.index_base >> 32) * 0x9E3779B9U))),
+          key_b(V::set_int(block.key.b)) {}
+
+    I at(const uint32_t* offsets) const {
+      I x = V::bit_xor(V::add(base, V::load_int(offsets)), key_a);
+      x = V::bit_xor(x, V::template shift_right<16>(x));
+      x = V::mul(x, V::set_int(0x7FEB352DU));
+      x = V::bit_xor(x, key_b);
+      x = V::bit_xor(x, V::template shift_right<15>(x));
+      x = V::mul(x, V::set_int(0x846CA68BU));
+      return V::bit_xor(x, V::template shift_right<16>(x));
+    }
+  };
+
+  // The two halves of round_stochastic of core/quantizer.h: floor(y), and where to add 1.
+  struct StochasticRounding {
+    F floor;
+    M up;
+    StochasticRounding(F y, I bits) : floor(V::floor(y)) {
+      const I threshold = V::to_int(V::mul(V::sub(y, floor), V::set(0x1p24F)));
+      up = V::less(V::template shift_right<8>(bits), threshold);
+    }
+  };
+
+  template <class Input, class Code, bool kStochastic>
+  static int64_t quantize_as(const Quantizer& quantizer, const QuantizeBlock& block) {
+    const auto* x = static_cast<const Input*>(block.x);
+    auto* codes = static_cast<Code*>(block.codes);
+    const Constants constants(quantizer);
+    const RandomBits random(block);
+    I zeros = V::set_int(0);
+
+    const auto sixteen = [&](const Input* from, const uint32_t* offsets, Code* to, M valid) {
+      const F y = constants.clamped_steps(V::load(from));
+      if constexpr (V::template is_float<Code>()) {
+        F r;
+        if constexpr (kStochastic) {
+          const StochasticRounding rounding(y, random.at(offsets));
+          r = V::add_where(rounding.up, rounding.floor, V::set(1.0F));
+        } else {
+          r = V::round(y);
+        }
+        zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps)));
+        V::store(to, V::add(V::mul(constants.scale, r), constants.offset));
+      } else {
+        I r;
+        if constexpr (kStochastic) {
+          const StochasticRounding rounding(y, random.at(offsets));
+          r = V::count(V::to_int(rounding.floor), rounding.up);
+        } else {
+          r = V::to_int(y);
+        }
+        zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps_int)));
+        V::store(to, V::add(r, constants.zero_code));
+      }
+    };
+
+    int64_t i = 0;
+    for (; i + kLanes <= block.count; i += kLanes) {
+      sixteen(x + i, kStochastic ? block.index_offsets + i : nullptr, codes + i, V::first(kLanes));
+    }
+    if (const int64_t rest = block.count - i; rest > 0) {
+      Code last[kLanes];
+      sixteen(Tail<Input>(x + i, rest).x, kStochastic ? block.index_offsets + i : nullptr, last,
+              V::first(rest));
+      std::memcpy(codes + i, last, static_cast<size_t>(rest) * sizeof(Code));
+    }
+    return V::reduce_count(zeros);
+  }
+
+  template <class Input>
+  static int64_t count_saturated(const Quantizer& quantizer, const QuantizeBlock& block,
+                                 const BlockStatistics& extremes) {
+    const auto* x = static_cast<const Input*>(block.x);
+    const Constants constants(quantizer);
+    const F low = V::set(quantizer.low - 0.5F), high = V::set(quantizer.high + 0.5F);
+    const F least = constants.steps(V::set(extremes.min)), largest = constants.steps(V::set(extremes.max));
+    // Steps are monotone in x: with both extremes inside, nothing is saturated, and most blocks are such.
+    if (!V::any(V::either(V::less(least, low), V::less(high, largest)))) return 0;
+    I saturated = V::set_int(0);
+    const auto sixteen = [&](const Input* from, M valid) {
+      const F y = constants.steps(V::load(from));
+      saturated = V::count(saturated, V::both(valid, V::either(V::less(y, low), V::less(high, y))));
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= block.count; i += kLanes) sixteen(x + i, V::first(kLanes));
+    if (i < block.count) sixteen(Tail<Input>(x + i, block.count - i).x, V::first(block.count - i));
+    return V::reduce_count(saturated);
+  }
+
+  template <class Input, class Code>
+  static int64_t quantize_to(const Quantizer& quantizer, const QuantizeBlock& block) {
+    return quantizer.stochastic ? quantize_as<Input, Code, true>(quantizer, block)
+                                : quantize_as<Input, Code, false>(quantizer, block);
+  }
+
+  template <class Input>
+  static int64_t quantize_to(const Quantizer& quantizer, Container container, const QuantizeBlock& block) {
+    switch (container) {
+      case Container::kInt8:
+        return quantize_to<Input, int8_t>(quantizer, block);
+      case Container::kUInt8:
+        return quantize_to<Input, uint8_t>(quantizer, block);
+      case Container::kInt16:
+        return quantize_to<Input, int16_t>(quantizer, block);
+      case Container::kUInt16:
+        return quantize_to<Input, uint16_t>(quantizer, block);
+      case Container::kFloat32:
+        break;
+    }
+    return quantize_to<Input, float>(quantizer, block);
+  }
+
+  // The first look brings the block to L1; the codes may then take the place of x.
+  template <class Input>
+  static void quantize(const Quantizer& quantizer, Container container, const QuantizeBlock& block,
+                       BlockStatistics& statistics) {
+    BlockStatistics own;
+    measure<Input>(block.x, block.count, own);
+    statistics.saturated += count_saturated<Input>(quantizer, block, own);
+    statistics.zeros += quantize_to<Input>(quantizer, container, block);
+    if (own.min < statistics.min) statistics.min = own.min;
+    if (own.max > statistics.max) statistics.max = own.max;
+    statistics.finite = statistics.finite && own.finite;
+  }
+
+  // ---- sums ----
+  template <class Input>
+  static double abs_sum(const void* data, int64_t count) {
+    const auto* x = static_cast<const Input*>(data);
+    typename V::D sums = V::zero_sums();
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) V::accumulate(sums, V::abs(V::load(x + i)));
+    if (i < count) V::accumulate(sums, V::abs(V::load(Tail<Input>(x + i, count - i, Input{}).x)));
+    double lanes[kLanes];
+    V::store(lanes, sums);
+    return join_lanes(lanes);
+  }
+
+  // A lane adds at most kBlock / kLanes = 128 magnitudes of at most 2^23: below 2^31.
+  template <class Input>
+  static int64_t quantized_abs_sum(const Quantizer& quantizer, const void* data, int64_t count) {
+    const auto* x = static_cast<const Input*>(data);
+    const Constants constants(quantizer);
+    I sums = V::set_int(0);
+    const auto sixteen = [&](const Input* from) {
+      sums = V::add(sums, V::abs(V::to_int(constants.clamped_steps(V::load(from)))));
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) sixteen(x + i);
+    if (i < count) sixteen(Tail<Input>(x + i, count - i, Input{}).x);
+    return V::reduce_count(sums);
+  }
+
+  // ---- dequantising ----
+  template <class Code>
+  static void dequantize_from(const QuantParams& params, const void* data, int64_t count, float* x) {
+    const auto* codes = static_cast<const Code*>(data);
+    const F scale = V::set(params.scale), offset = V::set(params.offset);
+    const I zero_code = V::set_int(static_cast<uint32_t>(params.zero_code));
+    const auto sixteen = [&](const Code* from, float* to) {
+      V::store(to, V::add(V::mul(scale, V::to_float(V::sub(V::load_codes(from), zero_code))), offset));
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) sixteen(codes + i, x + i);
+    if (i < count) {
+      float last[kLanes];
+      sixteen(Tail<Code>(codes + i, count - i).x, last);
+      std::memcpy(x + i, last, static_cast<size_t>(count - i) * sizeof(float));
+    }
+  }
+
+  static void dequantize(const QuantParams& params, CodeType type, const void* codes, int64_t count,
+                         float* x) {
+    switch (type) {
+      case CodeType::kS8:
+        return dequantize_from<int8_t>(params, codes, count, x);
+      case CodeType::kU8:
+        return dequantize_from<uint8_t>(params, codes, count, x);
+      case CodeType::kS16:
+        return dequantize_from<int16_t>(params, codes, count, x);
+      case CodeType::kU16:
+        return dequantize_from<uint16_t>(params, codes, count, x);
+    }
+  }
+
+  static constexpr QuantizeKernels kernels() {
+    return {{quantize<float>, quantize<BFloat16>},
+            {measure<float>, measure<BFloat16>},
+            {abs_sum<float>, abs_sum<BFloat16>},
+            {quantized_abs_sum<float>, quantized_abs_sum<BFloat16>},
+            dequantize};
+  }
+};
+
+}  // namespace bitdial::kernels
