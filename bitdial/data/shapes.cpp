@@ -18,15 +18,18 @@ constexpr int kClasses = 10;
 constexpr float kPi = std::numbers::pi_v<float>;
 
 // Ranges of everything that is random. Lengths in pixels, colours in 0..1.
-constexpr float kRadiusMin = 7.0F;
-constexpr float kRadiusMax = 11.5F;
-constexpr float kMostOutside = 1.0F;     // how far an outline may stick out of the image
-constexpr float kLeastContrast = 0.40F;  // distance of the outline's colour from the background's
-constexpr float kGradient = 0.25F;       // largest change of the background's colour across the image
+constexpr float kRadiusMin = 5.5F;
+constexpr float kRadiusMax = 11.0F;
+constexpr float kMostOutside = 1.0F;  // how far an outline may stick out of the image
+constexpr float kBrightestBackground = 0.6F;
+constexpr float kLeastContrast = 0.15F;  // by which the outline is brighter than the background
+constexpr float kGradient = 0.2F;        // largest change of the background's colour across the image
+constexpr float kStrokeContrast = 0.4F;  // largest difference of a stroke's colour from the background's
+constexpr float kMostRotation = kPi;
 constexpr int kStrokesMin = 2;
-constexpr int kStrokesMax = 5;
+constexpr int kStrokesMax = 6;
 constexpr float kNoiseMin = 0.02F;
-constexpr float kNoiseMax = 0.09F;
+constexpr float kNoiseMax = 0.13F;
 
 struct Point {
   float x = 0;
@@ -43,7 +46,13 @@ class Draws {
     return low + static_cast<int>(
                      uint64_t{random_bits(key_, next_++)} * static_cast<uint64_t>(high - low + 1) >> 32);
   }
-  Color color() { return {uniform(0, 1), uniform(0, 1), uniform(0, 1)}; }
+  Color color(float low, float high) { return {uniform(low, high), uniform(low, high), uniform(low, high)}; }
+  // A colour near another one.
+  Color color(const Color& near, float reach) {
+    Color color = near;
+    for (float& value : color) value = std::clamp(value + uniform(-reach, reach), 0.0F, 1.0F);
+    return color;
+  }
   // Sum of four uniforms: bell-shaped, variance 1, within +-3.47.
   float bell() {
     float sum = 0;
@@ -147,10 +156,8 @@ constexpr std::array<Outline, kClasses> kOutlines{{{"disk", disk},
                                                    {"arrow", arrow},
                                                    {"hourglass", hourglass}}};
 
-float color_distance(const Color& a, const Color& b) {
-  return std::sqrt((a[0] - b[0]) * (a[0] - b[0]) + (a[1] - b[1]) * (a[1] - b[1]) +
-                   (a[2] - b[2]) * (a[2] - b[2]));
-}
+// Rec. 601 luma.
+float brightness(const Color& c) { return 0.299F * c[0] + 0.587F * c[1] + 0.114F * c[2]; }
 
 class Canvas {
  public:
@@ -196,7 +203,7 @@ class Canvas {
 };
 
 // Short strokes of any colour: as many edges as an outline has, but no class.
-void paint_clutter(Canvas& canvas, Draws& draws) {
+void paint_clutter(Canvas& canvas, const Color& background, Draws& draws) {
   const int strokes = draws.integer(kStrokesMin, kStrokesMax);
   for (int s = 0; s < strokes; ++s) {
     const Point a{draws.uniform(0, kSize), draws.uniform(0, kSize)};
@@ -204,40 +211,36 @@ void paint_clutter(Canvas& canvas, Draws& draws) {
     const float reach = draws.uniform(3.0F, 12.0F);
     const Point b{a.x + reach * std::cos(angle), a.y + reach * std::sin(angle)};
     const float half_width = draws.uniform(0.4F, 1.1F);
-    canvas.paint([&](Point p) { return segment_distance(p, a, b) - half_width; }, draws.color());
+    canvas.paint([&](Point p) { return segment_distance(p, a, b) - half_width; },
+                 draws.color(background, kStrokeContrast));
   }
 }
 
-Color contrasting_color(Draws& draws, const Color& a, const Color& b) {
+// Any colour that is bright enough; the brightest of many tries when none is.
+Color brighter_color(Draws& draws, float least) {
   Color best{};
-  float best_contrast = -1;
-  for (int attempt = 0; attempt < 32 && best_contrast < kLeastContrast; ++attempt) {
-    const Color color = draws.color();
-    const float contrast = std::min(color_distance(color, a), color_distance(color, b));
-    if (contrast > best_contrast) {
-      best = color;
-      best_contrast = contrast;
-    }
+  for (int attempt = 0; attempt < 32 && brightness(best) < least; ++attempt) {
+    const Color color = draws.color(0, 1);
+    if (brightness(color) > brightness(best)) best = color;
   }
   return best;
 }
 
 void draw_image(int label, RandomKey key, uint8_t* hwc) {
   Draws draws(key);
-  const Color from = draws.color();
-  Color to = from;
-  for (float& value : to) value = std::clamp(value + draws.uniform(-kGradient, kGradient), 0.0F, 1.0F);
+  const Color from = draws.color(0, kBrightestBackground);
+  const Color to = draws.color(from, kGradient);
   Canvas canvas(from, to, draws.uniform(0, 2 * kPi));
-  paint_clutter(canvas, draws);
+  paint_clutter(canvas, from, draws);
 
   const float radius = draws.uniform(kRadiusMin, kRadiusMax);
   const float margin = radius - kMostOutside;
   const Point center{draws.uniform(margin, kSize - margin), draws.uniform(margin, kSize - margin)};
-  const float angle = draws.uniform(0, 2 * kPi);
+  const float angle = draws.uniform(-kMostRotation, kMostRotation);
   const float cosine = std::cos(angle) / radius;
   const float sine = std::sin(angle) / radius;
   const auto outline = kOutlines[static_cast<size_t>(label)].distance;
-  const Color color = contrasting_color(draws, from, to);
+  const Color color = brighter_color(draws, std::max(brightness(from), brightness(to)) + kLeastContrast);
   canvas.paint(
       [&](Point p) {
         const float x = p.x - center.x;
