@@ -1,0 +1,212 @@
+// Weight gradient: blocks of 32 input channels x 32 output channels per tap, summed over images and pixels.
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "bitdial/core/parallel.h"
+#include "bitdial/kernels/amx/portable/corrections.h"
+#include "bitdial/kernels/amx/portable/drivers.h"
+#include "bitdial/kernels/amx/portable/reduction.h"
+#include "bitdial/kernels/amx/portable/tile_pack.h"
+#include "bitdial/kernels/amx/value.h"
+
+namespace bitdial::kernels::amx {
+namespace {
+
+/// A remainder of so many images runs as 64 with zeros, fewer along the fused axis.
+constexpr int64_t kWorthPadding = 48;
+/// Operands that a visit reads should stay in the L2 cache for all taps and blocks.
+constexpr int64_t kVisitBytes = int64_t{1} << 20;
+
+std::vector<std::unique_ptr<Reduction>> plan_reductions(const GradientProblem& problem, Workspace& memory) {
+  const int64_t batch = problem.shape.batch;
+  const int64_t rest = batch % 64;
+  const int64_t images = rest >= kWorthPadding ? batch : batch - rest;
+  std::vector<std::unique_ptr<Reduction>> reductions;
+  if (images > 0) reductions.push_back(std::make_unique<ImageReduction>(problem, 0, images, memory));
+  if (images < batch) {
+    reductions.push_back(std::make_unique<FusedReduction>(problem, images, batch - images, memory));
+  }
+  return reductions;
+}
+
+/// Sums of the codes that corrections need, per tap: of X by input channel, of dY by output channel.
+struct CodeSums {
+  explicit CodeSums(const GradientProblem& p);
+  std::vector<int64_t> x, dy;  // [tap][channel]
+  std::vector<int64_t> count;  // [tap]
+};
+
+/// sums[channel] += the codes of one pixel.
+void add_pixel(const Operand& operand, int64_t index, int64_t channels, int64_t* sums) {
+  for (int64_t c = 0; c < channels; ++c) sums[c] += code_at(operand, index + c);
+}
+
+CodeSums::CodeSums(const GradientProblem& p) {
+  const ConvShape& s = p.shape;
+  const int64_t taps = s.kernel_height * s.kernel_width;
+  const int64_t depth = p.depth(), columns = p.columns();
+  x.resize(static_cast<size_t>(taps * depth));
+  dy.resize(static_cast<size_t>(taps * columns));
+  count.resize(static_cast<size_t>(taps));
+  parallel_for(taps, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t tap = begin; tap < end; ++tap) {
+      for (int64_t i = 0; i < s.batch * s.out_height() * s.out_width(); ++i) {
+        const int64_t ow = i % s.out_width();
+        const int64_t oh = i / s.out_width() % s.out_height();
+        const int64_t n = i / s.out_width() / s.out_height();
+        const int64_t h = oh * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
+        const int64_t w = ow * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
+        if (h < 0 || h >= s.in_height || w < 0 || w >= s.in_width) continue;
+        ++count[static_cast<size_t>(tap)];
+        add_pixel(p.x, ((n * s.in_height + h) * s.in_width + w) * s.in_channels + p.group * depth, depth,
+                  x.data() + tap * depth);
+        add_pixel(p.dy, i * s.out_channels + p.group * columns, columns, dy.data() + tap * columns);
+      }
+    }
+  });
+}
+
+class GradientBlocks {
+ public:
+  GradientBlocks(const BlockKernels& kernels, const GradientProblem& problem, float* dw, Workspace& memory)
+      : kernels_(kernels),
+        p_(problem),
+        dw_(dw),
+        digits_(plan_digits(problem.x.type, problem.dy.type)),
+        taps_(problem.shape.kernel_height * problem.shape.kernel_width),
+        depth_blocks_((problem.depth() + 31) / 32),
+        column_blocks_((problem.columns() + 31) / 32),
+        reductions_(plan_reductions(problem, memory)),
+        sums_(static_cast<size_t>(depth_blocks_ * column_blocks_ * taps_)) {
+    int64_t steps = 0;
+    for (const auto& r : reductions_) steps += r->lines() * r->line_steps();
+    const auto blocks = static_cast<int64_t>(sums_.size());
+    auto* narrow = memory.take<int32_t>(blocks * digits_.classes * kBlockSums);
+    auto* wide = steps > digits_.max_steps ? memory.take<int64_t>(blocks * kBlockSums) : nullptr;
+    for (int64_t i = 0; i < blocks; ++i) {
+      sums_[static_cast<size_t>(i)].narrow = narrow + i * digits_.classes * kBlockSums;
+      if (wide) sums_[static_cast<size_t>(i)].wide = wide + i * kBlockSums;
+    }
+    if (needs_corrections(p_.x, p_.dy)) code_sums_ = std::make_unique<CodeSums>(p_);
+  }
+
+  void run() {
+    parallel_for(static_cast<int64_t>(sums_.size()), 1, [&](int64_t begin, int64_t end) {
+      const TileScope tiles(kernels_);
+      for (const auto& reduction : reductions_) {
+        const int64_t lines =
+            std::max<int64_t>(1, kVisitBytes / std::max<int64_t>(reduction->line_bytes(), 1));
+        for (int64_t line = 0; line < reduction->lines(); line += lines) {
+          visit(*reduction, line, std::min(line + lines, reduction->lines()), begin, end);
+        }
+      }
+      store(begin, end);
+    });
+  }
+
+ private:
+  struct Block {
+    int64_t depth, column, tap;
+  };
+  Block block(int64_t i) const { return {i / taps_ / column_blocks_, i / taps_ % column_blocks_, i % taps_}; }
+
+  /// Adds lines [first, last) to blocks [begin, end).
+  void visit(const Reduction& reduction, int64_t first, int64_t last, int64_t begin, int64_t end) {
+    std::vector<Run> runs;
+    BlockGeometry geometry = reduction.geometry();
+    for (int64_t i = begin; i < end; ++i) {
+      const Block b = block(i);
+      const int64_t r = b.tap / p_.shape.kernel_width;
+      const int64_t s = b.tap % p_.shape.kernel_width;
+      runs.clear();
+      for (int64_t line = first; line < last; ++line) reduction.add_runs(line, r, s, b.depth, b.column, runs);
+      if (runs.empty()) continue;
+      geometry.row_tiles = p_.depth() - b.depth * 32 > 16 ? 2 : 1;
+      geometry.column_tiles = p_.columns() - b.column * 32 > 16 ? 2 : 1;
+      kernels_.accumulate(digits_, geometry, runs.data(), static_cast<int64_t>(runs.size()),
+                          sums_[static_cast<size_t>(i)]);
+    }
+  }
+
+  void store(int64_t begin, int64_t end) {
+    alignas(64) int64_t totals[kBlockSums];
+    for (int64_t i = begin; i < end; ++i) {
+      const BlockSums& sums = sums_[static_cast<size_t>(i)];
+      if (!code_sums_ && digits_.classes == 1 && !sums.has_wide && sums.steps > 0) {
+        store_narrow(block(i), sums.narrow);
+      } else {
+        kernels_.collect(digits_, sums, totals);
+        store_totals(block(i), totals);
+      }
+    }
+  }
+
+  /// dw of input channel 0 of the group's output channel `column`.
+  float* output(int64_t column, int64_t tap) const {
+    return dw_ + ((p_.group * p_.columns() + column) * taps_ + tap) * p_.depth();
+  }
+
+  /// Tiles are [input channel][output channel], dw has neighbouring input channels.
+  void store_narrow(const Block& b, const int32_t* narrow) const {
+    const float scale = p_.x.params[0].scale * p_.dy.params[0].scale;
+    alignas(64) int32_t turned[256];
+    for (int64_t tile = 0; tile < 4; ++tile) {
+      const int64_t c = b.depth * 32 + tile / 2 * 16;
+      const int64_t k = b.column * 32 + tile % 2 * 16;
+      const int64_t channels = std::min<int64_t>(16, p_.depth() - c);
+      if (channels <= 0 || k >= p_.columns()) continue;
+      transpose_words(narrow + tile * 256, 64, turned);
+      for (int64_t j = 0; j < std::min<int64_t>(16, p_.columns() - k); ++j) {
+        float* target = output(k + j, b.tap) + c;
+        if (channels == 16) {
+          for (int64_t i = 0; i < 16; ++i) target[i] = static_cast<float>(turned[j * 16 + i]) * scale;
+        } else {
+          for (int64_t i = 0; i < channels; ++i) target[i] = static_cast<float>(turned[j * 16 + i]) * scale;
+        }
+      }
+    }
+  }
+
+  void store_totals(const Block& b, const int64_t* totals) const {
+    const float scale = p_.x.params[0].scale * p_.dy.params[0].scale;
+    const int64_t channels = std::min<int64_t>(32, p_.depth() - b.depth * 32);
+    for (int64_t j = 0; j < std::min<int64_t>(32, p_.columns() - b.column * 32); ++j) {
+      float* target = output(b.column * 32 + j, b.tap) + b.depth * 32;
+      for (int64_t i = 0; i < channels; ++i) {
+        const int64_t total = totals[i / 16 * 512 + j / 16 * 256 + i % 16 * 16 + j % 16];
+        target[i] = code_sums_ ? corrected(b, i, j, total) : static_cast<float>(total) * scale;
+      }
+    }
+  }
+
+  float corrected(const Block& b, int64_t i, int64_t j, int64_t total) const {
+    const QuantParams& x = p_.x.params[0];
+    const QuantParams& dy = p_.dy.params[0];
+    return corrected_value(total, code_sums_->x[static_cast<size_t>(b.tap * p_.depth() + b.depth * 32 + i)],
+                           code_sums_->dy[static_cast<size_t>(b.tap * p_.columns() + b.column * 32 + j)],
+                           code_sums_->count[static_cast<size_t>(b.tap)], {x.scale, x.offset, x.zero_code},
+                           {dy.scale, dy.offset, dy.zero_code});
+  }
+
+  const BlockKernels& kernels_;
+  const GradientProblem& p_;
+  float* dw_;
+  DigitPlan digits_;
+  int64_t taps_, depth_blocks_, column_blocks_;
+  std::vector<std::unique_ptr<Reduction>> reductions_;
+  std::vector<BlockSums> sums_;  // by block: (32 input channels, 32 output channels, tap)
+  std::unique_ptr<CodeSums> code_sums_;
+};
+
+}  // namespace
+
+void backward_weight(const BlockKernels& kernels, const ConvShape& shape, const Operand& x, const Operand& dy,
+                     float* dw) {
+  for (int64_t group = 0; group < shape.groups; ++group) {
+    Workspace memory;
+    GradientBlocks(kernels, {.shape = shape, .group = group, .x = x, .dy = dy}, dw, memory).run();
+  }
+}
+
+}  // namespace bitdial::kernels::amx
