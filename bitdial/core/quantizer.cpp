@@ -14,9 +14,10 @@ bool is_exact_reciprocal(float scale) {
 }
 
 float find_zero(const Quantizer& quantizer) {
+  constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
   const float r = round_half_even(steps(quantizer, 0.0F));
-  const bool is_zero = r >= quantizer.low && r <= quantizer.high && dequantize_value(quantizer, r) == 0.0F;
-  return is_zero ? r : std::numeric_limits<float>::quiet_NaN();
+  if (r < quantizer.low || r > quantizer.high) return kNone;
+  return dequantize_value(quantizer, r) == 0.0F ? r : kNone;
 }
 
 }  // namespace
@@ -34,7 +35,7 @@ Quantizer make_quantizer(const Format& format, const QuantParams& params) {
                       .high = static_cast<float>(codes.max - params.zero_code),
                       .zero_code = params.zero_code,
                       .stochastic = format.rounding == Rounding::kStochastic};
-  quantizer.zero_steps = find_zero(quantizer);
+  if (has_integer_codes(format)) quantizer.zero_steps = find_zero(quantizer);
   return quantizer;
 }
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "bitdial/core/format.h"
 #include "bitdial/core/random.h"
@@ -27,7 +28,8 @@ struct Quantizer {
   float offset = 0.0F;
   float low = 0.0F, high = 0.0F;  ///< limits of r
   int32_t zero_code = 0;
-  float zero_steps = 0.0F;  ///< the r that stands for 0.0; NaN when no code does
+  /// The r that stands for 0.0; NaN when none does, and for codes above 16 bits, of which several may.
+  float zero_steps = std::numeric_limits<float>::quiet_NaN();
   bool stochastic = false;
 };
 

@@ -67,8 +67,8 @@ struct VectorQuantize {
 
   // ---- quantising ----
   struct Constants {
-    F scale, reciprocal, offset, low, high, zero_steps;
-    I zero_steps_int, zero_code;
+    F scale, reciprocal, offset, low, high;
+    I zero_steps, zero_code;
     bool multiply;
     explicit Constants(const Quantizer& q)
         : scale(V::set(q.scale)),
@@ -76,11 +76,10 @@ struct VectorQuantize {
           offset(V::set(q.offset)),
           low(V::set(q.low)),
           high(V::set(q.high)),
-          zero_steps(V::set(q.zero_steps)),
           // No code of 16 bits stands for INT32_MIN.
-          zero_steps_int(V::set_int(q.zero_steps == q.zero_steps
-                                        ? static_cast<uint32_t>(static_cast<int32_t>(q.zero_steps))
-                                        : 0x80000000U)),
+          zero_steps(V::set_int(q.zero_steps == q.zero_steps
+                                    ? static_cast<uint32_t>(static_cast<int32_t>(q.zero_steps))
+                                    : 0x80000000U)),
           zero_code(V::set_int(static_cast<uint32_t>(q.zero_code))),
           multiply(q.reciprocal_is_exact) {}
 
@@ -138,8 +137,10 @@ struct VectorQuantize {
         } else {
           r = V::round(y);
         }
-        zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps)));
-        V::store(to, V::add(V::mul(constants.scale, r), constants.offset));
+        // Several wide codes may round to 0.0.
+        const F value = V::add(V::mul(constants.scale, r), constants.offset);
+        zeros = V::count(zeros, V::both(valid, V::equal(value, V::set(0.0F))));
+        V::store(to, value);
       } else {
         I r;
         if constexpr (kStochastic) {
@@ -148,7 +149,7 @@ struct VectorQuantize {
         } else {
           r = V::to_int(y);
         }
-        zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps_int)));
+        zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps)));
         V::store(to, V::add(r, constants.zero_code));
       }
     };

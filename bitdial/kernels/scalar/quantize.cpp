@@ -36,7 +36,7 @@ void quantize_as(const Quantizer& quantizer, const QuantizeBlock& block, BlockSt
         quantizer.stochastic ? random_bits(block.key, block.index_base + block.index_offsets[i]) : 0;
     const float r = quantize_value(quantizer, element, bits);
     statistics.saturated += is_saturated(quantizer, steps(quantizer, element));
-    statistics.zeros += r == quantizer.zero_steps;
+    statistics.zeros += dequantize_value(quantizer, r) == 0.0F;
     if constexpr (std::is_same_v<Code, float>) {
       codes[i] = dequantize_value(quantizer, r);
     } else {
