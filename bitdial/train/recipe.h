@@ -2,10 +2,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "bitdial/core/policy.h"
 
 /// What a training run is made of. Written as TOML, one table per struct below; every key has a default, an
 /// unknown key is an error that names the nearest known one. docs/recipes.md lists all keys.
@@ -24,6 +27,8 @@ struct DataRecipe {
   int64_t train_images = 0;  ///< use (shapes: generate) so many; 0: the data set's own number
   int64_t test_images = 0;
   int64_t generator_seed = 0;  ///< shapes: the seed of its generator, not of training
+
+  bool operator==(const DataRecipe&) const = default;
 };
 
 struct AugmentationRecipe {
@@ -33,12 +38,16 @@ struct AugmentationRecipe {
   bool random_resized_crop = false;  ///< area 8..100 %, aspect ratio 3/4..4/3
   std::vector<double> mean;          ///< every preset: per channel, of values in 0..1; empty: the data set's
   std::vector<double> std;
+
+  bool operator==(const AugmentationRecipe&) const = default;
 };
 
 struct ModelRecipe {
   std::string name = "resnet20-cifar";
   std::string init;                    ///< PyTorch state dict or safetensors to start from; empty: random
   std::string normalization = "auto";  ///< auto: what the policy asks for
+
+  bool operator==(const ModelRecipe&) const = default;
 };
 
 struct TrainRecipe {
@@ -53,6 +62,8 @@ struct TrainRecipe {
   int64_t checkpoint_every = 1;  ///< epochs
   int64_t checkpoint_steps = 0;  ///< additionally every so many steps; 0: off
   int64_t keep_checkpoints = 2;  ///< newest kept; 0: all
+
+  bool operator==(const TrainRecipe&) const = default;
 };
 
 struct OptimizerRecipe {
@@ -66,31 +77,38 @@ struct OptimizerRecipe {
   double beta1 = 0.9;               ///< adam, adamw
   double beta2 = 0.999;             ///< adam, adamw
   double epsilon = 1e-8;            ///< adam, adamw
+
+  bool operator==(const OptimizerRecipe&) const = default;
 };
 
 struct ScheduleRecipe {
   std::string name = "cosine";
   std::string unit = "epoch";               ///< of milestones, step_size and warmup: "epoch" or "step"
   double warmup = 0.0;                      ///< length of the linear warm-up
-  double warmup_factor = 0.0;               ///< share of the learning rate that warm-up starts from
+  double warmup_factor = 0.1;               ///< share of the learning rate that warm-up starts from
   std::vector<double> milestones;           ///< step: multiply by gamma at each
   double step_size = 0.0;                   ///< step: multiply by gamma every so much; 0: milestones only
   double gamma = 0.1;                       ///< step
   double minimum = 0.0;                     ///< cosine, plateau: smallest learning rate
   std::string per = "step";                 ///< cosine: the rate changes every "step" or every "epoch"
-  std::string metric = "validation-loss";   ///< plateau
+  std::string metric = "validation_loss";   ///< plateau
   double factor = 0.1;                      ///< plateau
   int64_t patience = 10;                    ///< plateau, epochs
   double threshold = 1e-4;                  ///< plateau
   std::string threshold_mode = "relative";  ///< plateau
   int64_t cooldown = 0;                     ///< plateau, epochs
+
+  bool operator==(const ScheduleRecipe&) const = default;
 };
 
-/// Layers that follow another policy than the network's.
+/// Operands that follow another policy than the network's (policies/overrides.h).
 struct PrecisionOverride {
-  std::vector<std::string> layers;  ///< names or patterns with * and ?
+  std::vector<std::string> layers;   ///< names, or patterns with * and ?; empty: every layer
+  std::vector<std::string> tensors;  ///< "w", "x", "dy", "dy_bprop", ...; empty: every tensor
   std::string policy = "float32";
   nlohmann::json options = nlohmann::json::object();
+
+  bool operator==(const PrecisionOverride&) const = default;
 };
 
 struct PrecisionRecipe {
@@ -99,6 +117,8 @@ struct PrecisionRecipe {
   std::string reduced_axis = "requantise";
   nlohmann::json options = nlohmann::json::object();  ///< of the policy
   std::vector<PrecisionOverride> overrides;           ///< [[precision.override]]; the first match counts
+
+  bool operator==(const PrecisionRecipe&) const = default;
 };
 
 struct Recipe {
@@ -109,6 +129,8 @@ struct Recipe {
   OptimizerRecipe optimizer;
   ScheduleRecipe schedule;
   PrecisionRecipe precision;
+
+  bool operator==(const Recipe&) const = default;
 };
 
 /// Parses TOML. Throws Error with source, line and column on bad syntax, a key that is unknown, has the wrong
@@ -118,11 +140,14 @@ Recipe parse_recipe(std::string_view toml, const std::string& source = "recipe")
 Recipe load_recipe(const std::filesystem::path& file);
 
 /// Applies one "--set": "train.epochs=3", "model.name=lenet5", "precision.options.alpha=0.02". The value is
-/// TOML; a string needs no quotes.
+/// TOML; a string needs no quotes. Another policy starts without the options of the one before.
 void set_recipe_value(Recipe& recipe, std::string_view assignment);
 
 /// Checks what concerns several keys: the policy with its options, momentum for Nesterov, and the like.
 void check_recipe(const Recipe& recipe);
+
+/// The policy with its options and overrides.
+std::shared_ptr<Policy> make_policy(const PrecisionRecipe& recipe);
 
 /// The fully resolved recipe: every key, in the order of the structs. parse_recipe(to_toml(r)) equals r.
 std::string to_toml(const Recipe& recipe);

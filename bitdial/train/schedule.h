@@ -31,9 +31,9 @@ class Plateau {
   int64_t cooldown_left_ = 0;
 };
 
-/// The learning rate of every optimiser step. All but "plateau" are functions of the step alone.
-/// Warm-up is linear over its length and reaches the scheduled rate on the step after it:
-/// rate * (factor + (1 - factor) * (step + 1) / length); for cosine the half wave runs over what is left.
+/// The learning rate of every optimiser step. All but "plateau" are functions of the step alone:
+/// torch.optim's MultiStepLR and StepLR (lengths in epochs may be fractions), CosineAnnealingLR over what
+/// warm-up leaves, and LinearLR for the warm-up: rate * (factor + (1 - factor) * step / length).
 class Schedule {
  public:
   /// `learning_rate` is the optimiser's; `total_steps` the length of the run.
@@ -42,8 +42,7 @@ class Schedule {
   /// Of one step, counted from 0 over the whole run.
   double learning_rate(int64_t step) const;
 
-  /// After each epoch; only "plateau" listens. Throws Error when its metric is missing (an epoch without
-  /// evaluation is skipped).
+  /// After each epoch; only "plateau" listens, and only to epochs that have its metric.
   void end_epoch(const EpochReport& report);
 
   nlohmann::json state() const;

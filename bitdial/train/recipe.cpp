@@ -1,0 +1,391 @@
+#include "bitdial/train/recipe.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <set>
+
+#include "bitdial/core/error.h"
+#include "bitdial/core/suggest.h"
+#include "bitdial/policies/overrides.h"
+#include "bitdial/policies/registry.h"
+#include "bitdial/train/recipe_keys.h"
+
+// Recipes come from files and command lines; comparisons of floats inside the parser are not ours to warn
+// about.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#include <toml++/toml.h>
+#pragma GCC diagnostic pop
+
+namespace bitdial::train {
+namespace {
+
+nlohmann::json to_json_value(const toml::node& node, const std::string& where) {
+  if (const auto* value = node.as_string()) return value->get();
+  if (const auto* value = node.as_integer()) return value->get();
+  if (const auto* value = node.as_floating_point()) return value->get();
+  if (const auto* value = node.as_boolean()) return value->get();
+  if (const auto* array = node.as_array()) {
+    nlohmann::json all = nlohmann::json::array();
+    for (const toml::node& element : *array) all.push_back(to_json_value(element, where));
+    return all;
+  }
+  if (const auto* table = node.as_table()) {
+    nlohmann::json all = nlohmann::json::object();
+    for (const auto& [name, member] : *table) all[std::string(name.str())] = to_json_value(member, where);
+    return all;
+  }
+  fail("recipe", "{} must not be a date or time", where);
+}
+
+// What came, for an error message: `3`, `"ten"`, `[1, 2]`, without line breaks.
+std::string shown(const toml::node& node) {
+  if (node.is_table()) return "a table";
+  if (node.is_date() || node.is_time() || node.is_date_time()) return "a date or time";
+  return to_json_value(node, "").dump();
+}
+
+// Overwrites the keys that a TOML table holds, keeps the others.
+class Reader : public KeyVisitor {
+ public:
+  Reader(const toml::table& root, std::string source) : root_(root), source_(std::move(source)) {}
+
+  void section(const std::string& name, const std::string&) override {
+    section_ = name;
+    known_.push_back(name);
+    table_ = nullptr;
+    if (const toml::node* node = root_.get(name)) {
+      table_ = node->as_table();
+      require(table_ != nullptr, "recipe", "{}{} must be a table of keys, got {}", place(*node), name,
+              shown(*node));
+    }
+  }
+
+  void key(const std::string& name, std::string& value, const std::vector<std::string>& words,
+           const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    const auto* text = node->as_string();
+    if (!text) refuse(name, *node, "a text in quotes");
+    if (!words.empty() && std::find(words.begin(), words.end(), text->get()) == words.end()) {
+      std::string allowed;
+      for (const std::string& word : words) allowed += (allowed.empty() ? "\"" : "\" | \"") + word;
+      const std::string near = nearest_name(text->get(), words);
+      fail("recipe", "{}{}.{} must be {}\", got \"{}\"{}", place(*node), section_, name, allowed, text->get(),
+           near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near));
+    }
+    value = text->get();
+  }
+
+  void key(const std::string& name, int64_t& value, const Limits& limits, const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    const auto* integer = node->as_integer();
+    if (!integer || !limits.contain(static_cast<double>(integer->get())))
+      refuse(name, *node, "an integer", limits);
+    value = integer->get();
+  }
+
+  void key(const std::string& name, double& value, const Limits& limits, const std::string&) override {
+    if (const toml::node* node = find(name)) value = read_number(name, *node, "a number", *node, limits);
+  }
+
+  void key(const std::string& name, bool& value, const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    const auto* flag = node->as_boolean();
+    if (!flag) refuse(name, *node, "true or false");
+    value = flag->get();
+  }
+
+  void key(const std::string& name, std::vector<double>& value, const Limits& limits,
+           const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    const auto* array = node->as_array();
+    if (!array) refuse(name, *node, "a list of numbers", limits);
+    value.clear();
+    for (const toml::node& element : *array) {
+      value.push_back(read_number(name, element, "a list of numbers", *node, limits));
+    }
+  }
+
+  void key(const std::string& name, nlohmann::json& value, const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    if (!node->is_table()) refuse(name, *node, "a table");
+    // Single options given later are added to those given before.
+    value.update(to_json_value(*node, place(*node) + section_ + "." + name));
+  }
+
+  void key(const std::string& name, std::vector<PrecisionOverride>& value, const std::string&) override {
+    const toml::node* node = find(name);
+    if (!node) return;
+    const auto* array = node->as_array();
+    if (!array) refuse(name, *node, "a list of tables");
+    value.clear();
+    for (const toml::node& element : *array) value.push_back(read_override(name, element));
+  }
+
+  /// Call last: throws for a table or key that no visit asked for.
+  void refuse_unknown() const {
+    for (const auto& [name, node] : root_) {
+      const std::string section(name.str());
+      if (!contains(known_, section)) refuse_unknown(node, section);
+      if (const toml::table* table = node.as_table()) {
+        for (const auto& [key_name, member] : *table) {
+          const std::string key = section + "." + std::string(key_name.str());
+          if (!contains(known_, key)) refuse_unknown(member, key);
+        }
+      }
+    }
+  }
+
+ private:
+  const toml::node* find(const std::string& name) {
+    known_.push_back(section_ + "." + name);
+    return table_ ? table_->get(name) : nullptr;
+  }
+
+  // "recipes/a.toml:12:3: "
+  std::string place(const toml::node& node) const {
+    const toml::source_region& region = node.source();
+    if (region.begin.line == 0) return source_ + ": ";
+    return fmt::format("{}:{}:{}: ", source_, region.begin.line, region.begin.column);
+  }
+
+  [[noreturn]] void refuse(const std::string& name, const toml::node& node, const std::string& expected,
+                           const Limits& limits = {}) const {
+    const std::string range = to_string(limits);
+    fail("recipe", "{}{}.{} must be {}{}{}, got {}", place(node), section_, name, expected,
+         range.empty() ? "" : " ", range, shown(node));
+  }
+
+  double read_number(const std::string& name, const toml::node& number, const std::string& expected,
+                     const toml::node& whole, const Limits& limits) const {
+    const std::optional<double> value = number.is_boolean() ? std::nullopt : number.value<double>();
+    if (!value || !std::isfinite(*value) || !limits.contain(*value)) refuse(name, whole, expected, limits);
+    return *value;
+  }
+
+  PrecisionOverride read_override(const std::string& name, const toml::node& node) const {
+    const toml::table* table = node.as_table();
+    if (!table) refuse(name, node, "a list of tables");
+    PrecisionOverride one;
+    for (const auto& [key_name, member] : *table) {
+      const std::string key(key_name.str());
+      if (key == "layers") {
+        one.layers = read_words(name + ".layers", member);
+      } else if (key == "tensors") {
+        one.tensors = read_words(name + ".tensors", member);
+      } else if (key == "policy") {
+        if (!member.is_string()) refuse(name + ".policy", member, "a text in quotes");
+        one.policy = member.as_string()->get();
+      } else if (key == "options") {
+        if (!member.is_table()) refuse(name + ".options", member, "a table");
+        one.options = to_json_value(member, place(member));
+      } else {
+        const std::vector<std::string> known{"layers", "tensors", "policy", "options"};
+        fail("recipe", "{}unknown key \"{}.{}.{}\"{}", place(member), section_, name, key,
+             suggestion(key, known));
+      }
+    }
+    return one;
+  }
+
+  std::vector<std::string> read_words(const std::string& name, const toml::node& node) const {
+    const toml::array* array = node.as_array();
+    if (!array) refuse(name, node, "a list of texts");
+    std::vector<std::string> words;
+    for (const toml::node& element : *array) {
+      if (!element.is_string()) refuse(name, node, "a list of texts");
+      words.push_back(element.as_string()->get());
+    }
+    return words;
+  }
+
+  static bool contains(const std::vector<std::string>& names, const std::string& name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  }
+
+  // A key is compared with all full names and, misplaced in another table or in none, with the keys alone.
+  [[noreturn]] void refuse_unknown(const toml::node& node, const std::string& name) const {
+    std::string near;
+    const std::string last = name.substr(name.rfind('.') + 1);
+    for (const std::string& known : known_) {
+      if (known.find('.') != std::string::npos && known.substr(known.find('.') + 1) == last) near = known;
+    }
+    const std::string table = name.substr(0, name.find('.') + 1);
+    std::vector<std::string> beside;  // keys of the same table first
+    for (const std::string& known : known_) {
+      if (name.find('.') != std::string::npos && known.starts_with(table))
+        beside.push_back(known.substr(table.size()));
+    }
+    if (const std::string close = nearest_name(last, beside); !close.empty()) near = table + close;
+    if (near.empty()) near = nearest_name(name, known_);
+    const std::string hint = near.empty() ? std::string() : fmt::format("; did you mean \"{}\"?", near);
+    fail("recipe", "{}unknown {} \"{}\"{}", place(node), node.is_table() ? "table" : "key", name, hint);
+  }
+
+  const toml::table& root_;
+  std::string source_;
+  std::string section_;
+  const toml::table* table_ = nullptr;
+  std::vector<std::string> known_;
+};
+
+void overlay(Recipe& recipe, const toml::table& table, const std::string& source) {
+  Reader reader(table, source);
+  visit_keys(recipe, reader);
+  reader.refuse_unknown();
+}
+
+toml::table parse_toml(std::string_view text, const std::string& source) {
+  try {
+    return toml::parse(text);
+  } catch (const toml::parse_error& error) {
+    const toml::source_region& region = error.source();
+    fail("recipe", "{}:{}:{}: {}", source, region.begin.line, region.begin.column, error.description());
+  }
+}
+
+// Whether the key of a "--set" holds text, so that its value needs no quotes.
+bool is_text_key(const std::string& key) {
+  const std::vector<RecipeKey> keys = recipe_keys();
+  return std::any_of(keys.begin(), keys.end(),
+                     [&](const RecipeKey& known) { return known.key == key && known.type == "text"; });
+}
+
+std::string trimmed(std::string_view text) {
+  const size_t first = text.find_first_not_of(" \t");
+  if (first == std::string_view::npos) return {};
+  return std::string(text.substr(first, text.find_last_not_of(" \t") - first + 1));
+}
+
+// The value of a "--set" as a table with the one key `value`.
+toml::table parse_value(const std::string& key, const std::string& text) {
+  const bool quoted = text.size() >= 2 && (text.front() == '"' || text.front() == '\'');
+  if (!is_text_key(key) || quoted) {
+    try {
+      return toml::parse("value = " + text);
+    } catch (const toml::parse_error&) {  // a word without quotes
+    }
+  }
+  toml::table table;
+  table.insert("value", text);
+  return table;
+}
+
+void check_policy_change(Recipe& recipe, const std::string& key, const toml::table& value) {
+  if (key != "precision.policy") return;
+  const auto spec = value["value"].value<std::string>();
+  const std::string& old = recipe.precision.policy;
+  if (spec && spec->substr(0, spec->find(':')) != old.substr(0, old.find(':'))) {
+    recipe.precision.options = nlohmann::json::object();
+  }
+}
+
+void check_statistics(const AugmentationRecipe& augmentation) {
+  const size_t channels = augmentation.mean.size();
+  require(channels == augmentation.std.size(), "recipe",
+          "augmentation.mean has {} values, augmentation.std has {}; give both or neither", channels,
+          augmentation.std.size());
+  require(channels == 0 || channels == 1 || channels == 3, "recipe",
+          "augmentation.mean must have 1 or 3 values, got {}", channels);
+  const bool custom =
+      augmentation.crop_padding > 0 || augmentation.horizontal_flip || augmentation.random_resized_crop;
+  require(!custom || augmentation.preset == "custom", "recipe",
+          "augmentation.crop_padding, horizontal_flip and random_resized_crop need augmentation.preset = "
+          "\"custom\", "
+          "got \"{}\"",
+          augmentation.preset);
+}
+
+void check_schedule(const Recipe& recipe) {
+  const ScheduleRecipe& schedule = recipe.schedule;
+  require(schedule.name != "step" || !schedule.milestones.empty() || schedule.step_size > 0.0, "recipe",
+          "schedule.name = \"step\" needs schedule.milestones or schedule.step_size");
+  require(std::is_sorted(schedule.milestones.begin(), schedule.milestones.end()), "recipe",
+          "schedule.milestones must ascend");
+  require(schedule.minimum <= recipe.optimizer.learning_rate, "recipe",
+          "schedule.minimum = {} is above optimizer.learning_rate = {}", schedule.minimum,
+          recipe.optimizer.learning_rate);
+  require(schedule.unit != "epoch" || schedule.warmup < static_cast<double>(recipe.train.epochs), "recipe",
+          "schedule.warmup = {} epochs leaves nothing of train.epochs = {}", schedule.warmup,
+          recipe.train.epochs);
+}
+
+}  // namespace
+
+Recipe parse_recipe(std::string_view text, const std::string& source) {
+  const toml::table table = parse_toml(text, source);
+  Recipe recipe;
+  overlay(recipe, table, source);
+  return recipe;
+}
+
+Recipe load_recipe(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  require(stream.good() || stream.eof(), "recipe", "cannot read {}: {}", file.string(), std::strerror(errno));
+  require(!std::filesystem::is_directory(file), "recipe", "{} is a folder, not a recipe", file.string());
+  return parse_recipe(text, file.string());
+}
+
+void set_recipe_value(Recipe& recipe, std::string_view assignment) {
+  const size_t equals = assignment.find('=');
+  require(equals != std::string_view::npos, "recipe", "--set takes table.key=value, got \"{}\"", assignment);
+  const std::string key = trimmed(assignment.substr(0, equals));
+  const size_t dot = key.find('.');
+  require(dot != std::string::npos && dot > 0 && key.back() != '.', "recipe",
+          "--set takes table.key=value, as \"train.epochs=3\", got \"{}\"", assignment);
+  toml::table value = parse_value(key, trimmed(assignment.substr(equals + 1)));
+  // Builds the nested tables from the inside: precision.options.alpha is {precision = {options = {alpha =
+  // v}}}.
+  std::vector<std::string> names;
+  for (size_t begin = 0; begin <= key.size();) {
+    const size_t end = std::min(key.find('.', begin), key.size());
+    names.push_back(key.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  toml::table inner;
+  inner.insert(names.back(), *value.get("value"));
+  for (size_t i = names.size() - 1; i-- > 0;) {
+    toml::table outer;
+    outer.insert(names[i], std::move(inner));
+    inner = std::move(outer);
+  }
+  Recipe changed = recipe;
+  check_policy_change(changed, key, value);
+  overlay(changed, inner, "--set");
+  recipe = std::move(changed);
+}
+
+std::shared_ptr<Policy> make_policy(const PrecisionRecipe& recipe) {
+  std::vector<policies::Override> overrides;
+  for (const PrecisionOverride& one : recipe.overrides) {
+    overrides.push_back({one.layers, one.tensors, policies::make(one.policy, one.options)});
+  }
+  return policies::with_overrides(policies::make(recipe.policy, recipe.options), std::move(overrides));
+}
+
+void check_recipe(const Recipe& recipe) {
+  make_policy(recipe.precision);
+  check_statistics(recipe.augmentation);
+  check_schedule(recipe);
+  require(recipe.train.micro_batches <= recipe.data.batch_size, "recipe",
+          "train.micro_batches = {} is more than data.batch_size = {}", recipe.train.micro_batches,
+          recipe.data.batch_size);
+  const OptimizerRecipe& optimizer = recipe.optimizer;
+  require(!optimizer.nesterov || (optimizer.momentum > 0.0 && optimizer.dampening == 0.0), "recipe",
+          "optimizer.nesterov needs momentum above 0 and dampening = 0, got {} and {}", optimizer.momentum,
+          optimizer.dampening);
+}
+
+}  // namespace bitdial::train

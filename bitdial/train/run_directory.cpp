@@ -1,0 +1,157 @@
+#include "bitdial/train/run_directory.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <system_error>
+#include <utility>
+
+#include "bitdial/core/error.h"
+#include "bitdial/train/atomic_file.h"
+
+namespace bitdial::train {
+namespace {
+
+// JSON has neither NaN nor infinity.
+nlohmann::ordered_json finite_or_null(double value) {
+  return std::isfinite(value) ? nlohmann::ordered_json(value) : nlohmann::ordered_json();
+}
+
+void create_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail("run", "cannot create the folder {}: {}", path.string(), error.message());
+}
+
+}  // namespace
+
+nlohmann::ordered_json to_json_line(const MetricsLine& line) {
+  return {{"kind", line.kind == MetricsLine::Kind::kStep ? "step" : "epoch"},
+          {"epoch", line.epoch},
+          {"step", line.step},
+          {"loss", finite_or_null(line.loss)},
+          {"accuracy", finite_or_null(line.accuracy)},
+          {"lr", finite_or_null(line.lr)},
+          {"images_per_s", finite_or_null(line.images_per_s)},
+          {"bits_w", finite_or_null(line.bits_w)},
+          {"bits_a", finite_or_null(line.bits_a)},
+          {"bits_dy", finite_or_null(line.bits_dy)}};
+}
+
+nlohmann::ordered_json to_json_line(const PrecisionLine& line) {
+  nlohmann::ordered_json json{
+      {"step", line.step}, {"layer", line.layer}, {"tensor", to_string(line.tensor)}, {"bits", line.bits}};
+  if (line.scale_log2) json["scale_log2"] = finite_or_null(*line.scale_log2);
+  if (line.fraction_length) json["fraction_length"] = *line.fraction_length;
+  json["arithmetic"] = line.arithmetic;
+  json["reason"] = line.reason;
+  if (!line.evidence.is_null()) json["evidence"] = line.evidence;
+  return json;
+}
+
+LineFile::LineFile(std::filesystem::path path) : path_(std::move(path)) {
+  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (descriptor_ < 0) refuse("open");
+  const off_t end = ::lseek(descriptor_, 0, SEEK_END);
+  if (end < 0) refuse("open");
+  length_ = end;
+}
+
+LineFile::~LineFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+LineFile::LineFile(LineFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      length_(other.length_) {}
+
+void LineFile::append(const nlohmann::ordered_json& line) {
+  // Names of layers may hold any bytes; a log must not stop training for that.
+  const std::string text = line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t written = ::pwrite(descriptor_, text.data() + done, text.size() - done,
+                                     static_cast<off_t>(length_) + static_cast<off_t>(done));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      const int reason = written < 0 ? errno : ENOSPC;
+      (void)!::ftruncate(descriptor_, length_);  // takes a part of a line back
+      errno = reason;
+      refuse("write");
+    }
+    done += static_cast<size_t>(written);
+  }
+  length_ += static_cast<int64_t>(text.size());
+}
+
+int64_t LineFile::sync() {
+  // Pipes and some file systems have nothing to flush.
+  if (::fsync(descriptor_) != 0 && errno != EINVAL && errno != EROFS) refuse("flush");
+  return length_;
+}
+
+void LineFile::rewind(int64_t length) {
+  int64_t kept = std::min(length, length_);
+  // A file that lost its end since is cut behind its last whole line.
+  char last = '\n';
+  while (kept > 0 && ::pread(descriptor_, &last, 1, kept - 1) == 1 && last != '\n') --kept;
+  if (::ftruncate(descriptor_, kept) != 0) refuse("cut");
+  length_ = kept;
+}
+
+void LineFile::refuse(const char* what) const {
+  fail("run", "cannot {} {}: {}", what, path_.string(), std::strerror(errno));
+}
+
+RunDirectory::RunDirectory(std::filesystem::path path)
+    : path_(std::move(path)), metrics_(path_ / "metrics.jsonl"), precision_(path_ / "precision.jsonl") {}
+
+bool RunDirectory::is_run(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path / "recipe.toml", ignored);
+}
+
+RunDirectory RunDirectory::create(const std::filesystem::path& path, const Recipe& recipe) {
+  std::error_code ignored;
+  for (const char* file : {"recipe.toml", "metrics.jsonl", "precision.jsonl"}) {
+    require(!std::filesystem::exists(path / file, ignored), "run",
+            "{} holds a run already ({}); choose another folder or go on with --resume {}", path.string(),
+            file, path.string());
+  }
+  create_folder(path);
+  create_folder(path / "checkpoints");
+  const std::string text = to_toml(recipe);
+  const std::span<const std::byte> part = std::as_bytes(std::span(text));
+  write_atomically(path / "recipe.toml", std::span(&part, 1));
+  return RunDirectory(path);
+}
+
+RunDirectory RunDirectory::open(const std::filesystem::path& path) {
+  require(is_run(path), "run", "{} holds no run: it has no recipe.toml", path.string());
+  create_folder(path / "checkpoints");
+  return RunDirectory(path);
+}
+
+void RunDirectory::write(const MetricsLine& line) { metrics_.append(to_json_line(line)); }
+
+void RunDirectory::write(const PrecisionLine& line) { precision_.append(to_json_line(line)); }
+
+nlohmann::json RunDirectory::sync() {
+  const int64_t metrics = metrics_.sync();
+  return {{"metrics_bytes", metrics}, {"precision_bytes", precision_.sync()}};
+}
+
+void RunDirectory::rewind(const nlohmann::json& position) {
+  metrics_.rewind(position.at("metrics_bytes").get<int64_t>());
+  precision_.rewind(position.at("precision_bytes").get<int64_t>());
+}
+
+}  // namespace bitdial::train
