@@ -49,10 +49,10 @@ install: build ## install the command, the libraries and their CMake package to 
 	@cmake --install $(BUILD) --prefix $(PREFIX)
 
 format: ## format the sources in place (clang-format)
-	@git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format -i
+	@scripts/format.sh
 
 format-check: ## fail if a source is not formatted
-	@git ls-files -z '*.h' '*.cpp' | xargs -0 clang-format --dry-run --Werror
+	@scripts/format.sh --check
 
 check-tree: ## fail if a file includes a rung above its own
 	@$(PYTHON) scripts/check_ladder.py .
