@@ -70,10 +70,10 @@ std::shared_ptr<Operands> fixed_operands(const OperandFormats& formats, ReducedA
 }
 
 QuantizedTensor quantize_whole(const at::Tensor& x, Format format, std::span<const Range> ranges,
-                               RandomKey key) {
+                               RandomKey key, QuantizeStatistics* statistics) {
   format.granularity = Granularity::kTensor;
   const QuantParams params = choose_params(format, union_of(ranges));
-  return quantize(x, format, {&params, 1}, key);
+  return quantize(x, format, {&params, 1}, key, statistics);
 }
 
 }  // namespace bitdial::ops

@@ -83,6 +83,6 @@ std::shared_ptr<Operands> fixed_operands(const OperandFormats& formats, ReducedA
 /// x with one scale in the same word length and rounding: the second copy for a GEMM that reduces x's scale
 /// axis. `ranges` are those that x's own scales came from.
 QuantizedTensor quantize_whole(const at::Tensor& x, Format format, std::span<const Range> ranges,
-                               RandomKey key);
+                               RandomKey key, QuantizeStatistics* statistics = nullptr);
 
 }  // namespace bitdial::ops

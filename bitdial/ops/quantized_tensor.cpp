@@ -17,8 +17,19 @@ using kernels::MemoryOrder;
 // Kernels work in main memory; on other devices LibTorch's operators do.
 bool on_kernels(const at::Tensor& x) { return x.device().is_cpu(); }
 
-// The kernels' element type; float64 only reaches this through oracles.
-at::Tensor as_float(const at::Tensor& x) { return x.to(at::kFloat); }
+// The kernels read float32 and bfloat16.
+at::Tensor as_readable(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 && on_kernels(x) ? x : x.to(at::kFloat);
+}
+
+// function(pointer to the data in its own type).
+template <class Function>
+auto with_data(const at::Tensor& x, const Function& function) {
+  if (x.scalar_type() == at::kBFloat16) {
+    return function(static_cast<const kernels::BFloat16*>(x.const_data_ptr()));
+  }
+  return function(x.const_data_ptr<float>());
+}
 
 kernels::TensorShape shape_of(const at::Tensor& x) {
   kernels::TensorShape shape;
@@ -71,7 +82,7 @@ at::Tensor empty_codes(const at::Tensor& x, Container container) {
 }  // namespace
 
 at::Tensor to_dense(const at::Tensor& x, bool channels_last) {
-  const at::Tensor values = x.scalar_type() == at::kDouble ? x.detach() : x.detach().to(at::kFloat);
+  const at::Tensor values = x.detach();
   if (values.dim() != 4) return values.contiguous();
   if (channels_last) return values.contiguous(at::MemoryFormat::ChannelsLast);
   return values.is_contiguous(at::MemoryFormat::ChannelsLast) ? values : values.contiguous();
@@ -79,15 +90,14 @@ at::Tensor to_dense(const at::Tensor& x, bool channels_last) {
 
 std::vector<Range> measure_range(const at::Tensor& tensor, Granularity granularity,
                                  RangeStatistic statistic) {
-  const at::Tensor x = as_float(tensor);
+  const at::Tensor x = as_readable(tensor);
   if (!on_kernels(x)) return generic::measure_range(x, granularity, statistic);
   const auto shape = shape_of(x);
-  const auto* data = x.const_data_ptr<float>();
   if (granularity == Granularity::kTensor && statistic == RangeStatistic::kSampleMean) {
-    return {kernels::mean_sample_range(data, shape)};
+    return {with_data(x, [&](const auto* data) { return kernels::mean_sample_range(data, shape); })};
   }
   std::vector<Range> ranges(granularity == Granularity::kTensor ? 1 : static_cast<size_t>(shape.outer));
-  kernels::measure_range(data, shape, granularity, ranges);
+  with_data(x, [&](const auto* data) { kernels::measure_range(data, shape, granularity, ranges); });
   return ranges;
 }
 
@@ -108,28 +118,31 @@ std::vector<QuantParams> choose_params(const Format& format, std::span<const Ran
 }
 
 double abs_sum(const at::Tensor& tensor) {
-  const at::Tensor x = as_float(tensor);
-  return on_kernels(x) ? kernels::abs_sum(x.const_data_ptr<float>(), x.numel()) : generic::abs_sum(x);
+  const at::Tensor x = as_readable(tensor);
+  if (!on_kernels(x)) return generic::abs_sum(x);
+  return with_data(x, [&](const auto* data) { return kernels::abs_sum(data, x.numel()); });
 }
 
 double quantized_abs_sum(const at::Tensor& tensor, int word_length, int exponent) {
-  const at::Tensor x = as_float(tensor);
-  return on_kernels(x)
-             ? kernels::quantized_abs_sum(x.const_data_ptr<float>(), x.numel(), word_length, exponent)
-             : generic::quantized_abs_sum(x, word_length, exponent);
+  const at::Tensor x = as_readable(tensor);
+  if (!on_kernels(x)) return generic::quantized_abs_sum(x, word_length, exponent);
+  return with_data(x, [&](const auto* data) {
+    return kernels::quantized_abs_sum(data, x.numel(), word_length, exponent);
+  });
 }
 
 QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics) {
-  const at::Tensor x = as_float(tensor);
+  const at::Tensor x = as_readable(tensor);
   QuantizeStatistics counted;
   QuantizedTensor result;
   result.format = format;
   if (has_integer_codes(format)) result.params.assign(params.begin(), params.end());
   if (on_kernels(x)) {
     result.codes = empty_codes(x, container(format));
-    counted = kernels::quantize(x.const_data_ptr<float>(), shape_of(x), format, params, key,
-                                result.codes.mutable_data_ptr());
+    counted = with_data(x, [&](const auto* data) {
+      return kernels::quantize(data, shape_of(x), format, params, key, result.codes.mutable_data_ptr());
+    });
   } else {
     result.codes = generic::quantize(x, format, params, key, counted);
   }

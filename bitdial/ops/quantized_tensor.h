@@ -24,8 +24,8 @@ struct QuantizedTensor {
   bool has_codes() const { return !params.empty(); }
 };
 
-/// A float32 (float64 if it came so) tensor that is dense in NCHW or NHWC order (`channels_last`: NHWC, as
-/// the integer kernels read). Tensors that already are so come back as they are.
+/// The tensor without its graph, dense in NCHW or NHWC order (`channels_last`: NHWC, as the integer kernels
+/// read). Tensors that already are so come back as they are.
 at::Tensor to_dense(const at::Tensor& x, bool channels_last);
 
 /// Ranges of a dense tensor: one, or one per index of dimension 0 (granularity); a mean over samples with

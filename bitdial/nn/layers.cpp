@@ -1,0 +1,117 @@
+#include <torch/torch.h>
+
+#include "bitdial/core/error.h"
+#include "bitdial/nn/conv2d.h"
+#include "bitdial/nn/linear.h"
+#include "bitdial/nn/session_core.h"
+
+namespace bitdial::nn {
+namespace {
+
+namespace F = torch::nn::functional;
+
+std::array<int64_t, 2> pair(const torch::ExpandingArray<2>& values) { return {(*values)[0], (*values)[1]}; }
+
+// Padding that at::convolution's symmetric zeros cannot express is applied to the input.
+struct Padded {
+  torch::Tensor x;
+  std::array<int64_t, 2> padding;
+};
+
+// both_sides: left, right, top, bottom.
+template <class Mode>
+Padded pad(const torch::Tensor& x, const Mode& mode, const std::vector<int64_t>& both_sides) {
+  F::PadFuncOptions padding(both_sides);
+  if (std::holds_alternative<torch::enumtype::kReflect>(mode)) {
+    padding.mode(torch::kReflect);
+  } else if (std::holds_alternative<torch::enumtype::kReplicate>(mode)) {
+    padding.mode(torch::kReplicate);
+  } else if (std::holds_alternative<torch::enumtype::kCircular>(mode)) {
+    padding.mode(torch::kCircular);
+  } else if (both_sides[0] == both_sides[1] && both_sides[2] == both_sides[3]) {
+    return {x, {both_sides[2], both_sides[0]}};
+  }
+  return {F::pad(x, padding), {0, 0}};
+}
+
+template <class Layer>
+std::shared_ptr<torch::nn::Module> finish_clone(const Layer& from, std::shared_ptr<Layer> copy,
+                                                const std::optional<torch::Device>& device) {
+  const torch::NoGradGuard no_grad;
+  const auto transfer = [&](const torch::Tensor& source, torch::Tensor& target) {
+    if (!source.defined()) return;
+    target.set_data(device && source.device() != *device ? source.detach().to(*device)
+                                                         : source.detach().clone());
+    target.set_requires_grad(source.requires_grad());
+  };
+  transfer(from.weight, copy->weight);
+  transfer(from.bias, copy->bias);
+  copy->train(from.is_training());
+  return copy;
+}
+
+torch::nn::Conv2dOptions to_options(const torch::nn::detail::ConvNdOptions<2>& from) {
+  return torch::nn::Conv2dOptions(from.in_channels(), from.out_channels(), from.kernel_size())
+      .stride(from.stride())
+      .padding(from.padding())
+      .dilation(from.dilation())
+      .groups(from.groups())
+      .bias(from.bias())
+      .padding_mode(from.padding_mode());
+}
+
+}  // namespace
+
+Conv2dImpl::Conv2dImpl(torch::nn::Conv2dOptions options) : torch::nn::Conv2dImpl(std::move(options)) {
+  weight.set_data(weight.detach().contiguous(at::MemoryFormat::ChannelsLast));
+}
+
+torch::Tensor Conv2dImpl::forward(const torch::Tensor& x) {
+  if (!binding_ || !binding_->is_active()) return torch::nn::Conv2dImpl::forward(x);
+  const Padded padded = pad(x, options.padding_mode(), _reversed_padding_repeated_twice);
+  const ops::ConvOptions conv{.stride = pair(options.stride()),
+                              .padding = padded.padding,
+                              .dilation = pair(options.dilation()),
+                              .groups = options.groups()};
+  return binding_->conv2d(padded.x, weight, bias, conv, is_training());
+}
+
+LayerInfo Conv2dImpl::describe() const {
+  const bool is_depthwise = options.groups() > 1 && options.groups() == options.in_channels();
+  LayerInfo info;
+  info.kind = is_depthwise ? LayerKind::kDepthwiseConv2d : LayerKind::kConv2d;
+  info.weights = weight.numel();
+  return info;
+}
+
+void Conv2dImpl::pretty_print(std::ostream& stream) const {
+  stream << "bitdial::";
+  torch::nn::Conv2dImpl::pretty_print(stream);
+}
+
+std::shared_ptr<torch::nn::Module> Conv2dImpl::clone(const std::optional<torch::Device>& device) const {
+  return finish_clone(*this, std::make_shared<Conv2dImpl>(to_options(options)), device);
+}
+
+torch::Tensor LinearImpl::forward(const torch::Tensor& x) {
+  if (!binding_ || !binding_->is_active()) return torch::nn::LinearImpl::forward(x);
+  return binding_->linear(x, weight, bias, is_training());
+}
+
+LayerInfo LinearImpl::describe() const {
+  LayerInfo info;
+  info.kind = LayerKind::kLinear;
+  info.weights = weight.numel();
+  return info;
+}
+
+void LinearImpl::pretty_print(std::ostream& stream) const {
+  stream << "bitdial::";
+  torch::nn::LinearImpl::pretty_print(stream);
+}
+
+std::shared_ptr<torch::nn::Module> LinearImpl::clone(const std::optional<torch::Device>& device) const {
+  return finish_clone(*this, std::make_shared<LinearImpl>(options), device);
+}
+
+}  // namespace bitdial::nn

@@ -1,0 +1,124 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "bitdial/nn/quantized_layer.h"
+#include "bitdial/nn/session.h"
+#include "bitdial/ops/gemm.h"
+
+/// The inside of a Session: not part of the public interface.
+namespace bitdial::nn {
+
+class LayerBinding;
+
+/// What is kept of one operand from step to step, and what evaluation quantises with.
+struct TensorRecord {
+  bool is_planned = false;
+  Format format;                    ///< of the last plan in training
+  std::vector<QuantParams> params;  ///< with `format`; empty where they depend on the batch
+  bool is_prescribed = false;       ///< the params came from the policy, not from a range
+  std::optional<Range> running;     ///< for evaluation (Policy::running_range)
+  std::optional<Range> previous;    ///< for RangeSource::kPrevious
+  bool measure_next = false;        ///< the last quantise saturated too much
+};
+
+enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
+
+/// The operands that a GEMM last ran with.
+struct GemmRecord {
+  bool is_known = false;
+  int bits_a = 32;
+  int bits_b = 32;
+  bool is_integer = false;  ///< ran on the integer kernels
+};
+
+class SessionCore : public std::enable_shared_from_this<SessionCore> {
+ public:
+  SessionCore(std::shared_ptr<Policy> policy, SessionOptions options);
+  ~SessionCore();
+
+  struct Found {
+    LayerInfo info;
+    QuantizedLayer* layer = nullptr;               ///< a bitdial layer, or
+    std::weak_ptr<torch::nn::Module> module = {};  ///< LibTorch's own,
+    at::Tensor weight = {};                        ///< known by its weight
+  };
+  void attach(std::vector<Found> found, at::DeviceType device);
+
+  void begin_step(const StepInfo& step);
+  void end_step(const StepInfo& step, const StepReport& report);
+  PrecisionSummary summary() const;
+  nlohmann::json state() const;
+  void load_state(const nlohmann::json& state);
+
+  const std::vector<LayerInfo>& layers() const { return layers_; }
+  const std::vector<std::shared_ptr<LayerBinding>>& bindings() const { return bindings_; }
+  Policy& policy() { return *policy_; }
+  const SessionOptions& options() const { return options_; }
+  ReducedAxis reduced_axis() const;
+  at::DeviceType device() const { return device_; }  ///< where the network lay when it was attached
+  const StepInfo& step() const { return step_; }
+  bool has_begun() const { return has_begun_; }
+  void set_macs(int layer, int64_t macs) { layers_[static_cast<size_t>(layer)].macs = macs; }
+  void add_event(int layer, TensorRole role, const TensorPlan& plan, const std::vector<QuantParams>& params,
+                 std::string reason);
+
+ private:
+  struct PendingEvent {
+    int layer = 0;
+    PrecisionEvent event;
+  };
+
+  std::shared_ptr<Policy> policy_;
+  SessionOptions options_;
+  bool is_attached_ = false;
+  bool has_begun_ = false;
+  StepInfo step_;
+  at::DeviceType device_ = at::kCPU;
+  std::vector<LayerInfo> layers_;
+  std::vector<std::shared_ptr<LayerBinding>> bindings_;
+  std::vector<PendingEvent> events_;
+};
+
+/// One layer's place in a session: asks the policy for the precision of each operand and quantises it.
+class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
+ public:
+  LayerBinding(std::weak_ptr<SessionCore> core, int index, const SessionCore::Found& found);
+
+  /// False when the session has ended or its policy quantises nothing: the layer runs LibTorch's kernels.
+  bool is_active() const;
+
+  at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                    const ops::ConvOptions& options, bool training);
+  at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, bool training);
+
+  const at::Tensor& weight() const { return weight_; }
+  std::shared_ptr<torch::nn::Module> module() const { return module_.lock(); }
+  TensorRecord& record(TensorRole role) { return records_[static_cast<size_t>(role)]; }
+  const TensorRecord& record(TensorRole role) const { return records_[static_cast<size_t>(role)]; }
+  GemmRecord& gemm(Gemm gemm) { return gemms_[static_cast<size_t>(gemm)]; }
+  const GemmRecord& gemm(Gemm gemm) const { return gemms_[static_cast<size_t>(gemm)]; }
+  void reset_calls() { calls_ = {}; }
+
+ private:
+  friend class LayerOperands;
+  std::shared_ptr<SessionCore> begin_call(bool& training);
+
+  std::weak_ptr<SessionCore> core_;
+  int index_ = 0;
+  std::weak_ptr<torch::nn::Module> module_;  // converted modules only
+  at::Tensor weight_;                        // converted modules only
+  std::array<TensorRecord, kTensorRoles> records_;
+  std::array<GemmRecord, 3> gemms_;
+  std::array<uint32_t, kTensorRoles> calls_{};
+};
+
+}  // namespace bitdial::nn
