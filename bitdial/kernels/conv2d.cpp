@@ -6,11 +6,38 @@
 #include "bitdial/core/error.h"
 #include "bitdial/kernels/conv2d_kernels.h"
 #include "bitdial/kernels/isa.h"
+#include "bitdial/kernels/vector/conv2d.h"
 
 namespace bitdial::kernels {
 namespace {
 
-const Conv2dKernels& kernels_of(Isa) { return scalar::kConv2d; }
+template <const vector::Engine* const& kEngine>
+constexpr Conv2dKernels kVectorKernels = {
+    [](const ConvShape& shape, const Operand& x, const Operand& w, const float* bias, const Output& y) {
+      vector::forward(*kEngine, shape, x, w, bias, y);
+    },
+    [](const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx) {
+      vector::backward_data(*kEngine, shape, dy, w, dx);
+    },
+    [](const ConvShape& shape, const Operand& x, const Operand& dy, float* dw) {
+      vector::backward_weight(*kEngine, shape, x, dy, dw);
+    }};
+
+const Conv2dKernels& kernels_of(Isa isa) {
+  switch (isa) {
+    case Isa::kScalar:
+      return scalar::kConv2d;
+    case Isa::kAvx2:
+      return kVectorKernels<avx2::kEngine>;
+    case Isa::kAvxVnni:
+      return kVectorKernels<avxvnni::kEngine>;
+    case Isa::kAvx512Vnni:
+      return kVectorKernels<avx512vnni::kEngine>;
+    case Isa::kAmx:
+      return kVectorKernels<avx512vnni::kEngine>;
+  }
+  return scalar::kConv2d;
+}
 
 void check_params(const char* operation, const char* name, const Operand& operand, int64_t axis) {
   require(operand.codes != nullptr, operation, "{} has no data", name);

@@ -1,0 +1,51 @@
+// AVX2 has no exact dot product of bytes (vpmaddubsw saturates): even and odd bytes go to int16 and through
+// vpmaddwd.
+#include "bitdial/kernels/vector/conv2d.h"
+
+#if defined(__AVX2__)
+#include "bitdial/kernels/vector/gather.h"
+#include "bitdial/kernels/vector/isa_avx.h"
+#include "bitdial/kernels/vector/weight_gradient.h"
+
+namespace bitdial::kernels::avx2 {
+namespace {
+
+struct Isa : vector::AvxBase {
+  static constexpr int kMaxVectors = 2;
+  static constexpr int kRows[] = {0, 6, 4};
+
+  struct Panel {
+    __m256i even, odd;
+  };
+  using Quad = Panel;
+
+  static Panel load_panel(const int8_t* p) {
+    const __m256i bytes = load_bytes(p);
+    return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+  }
+  static Quad broadcast(const uint8_t* p) {
+    const __m256i bytes = broadcast_bytes(p);
+    return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(bytes, 8)};
+  }
+  static Sum dot(Sum sum, const Quad& a, const Panel& b) {
+    const __m256i products =
+        _mm256_add_epi32(_mm256_madd_epi16(a.even, b.even), _mm256_madd_epi16(a.odd, b.odd));
+    return _mm256_add_epi32(sum, products);
+  }
+};
+
+constexpr vector::Engine kFunctions = {
+    [](const vector::GatherProblem& problem) { vector::Gather<Isa>(problem).run(); },
+    [](const vector::WeightGradientProblem& problem) { vector::WeightGradient<Isa>(problem).run(); }};
+
+}  // namespace
+
+const vector::Engine* const kEngine = &kFunctions;
+
+}  // namespace bitdial::kernels::avx2
+
+#else
+namespace bitdial::kernels::avx2 {
+const vector::Engine* const kEngine = nullptr;
+}
+#endif

@@ -1,0 +1,38 @@
+// 256-bit vpdpbusd in its VEX encoding (processors without AVX-512).
+#include "bitdial/kernels/vector/conv2d.h"
+
+#if defined(__AVXVNNI__)
+#include "bitdial/kernels/vector/gather.h"
+#include "bitdial/kernels/vector/isa_avx.h"
+#include "bitdial/kernels/vector/weight_gradient.h"
+
+namespace bitdial::kernels::avxvnni {
+namespace {
+
+struct Isa : vector::AvxBase {
+  static constexpr int kMaxVectors = 2;
+  static constexpr int kRows[] = {0, 12, 6};
+
+  using Panel = __m256i;
+  using Quad = __m256i;
+
+  static Panel load_panel(const int8_t* p) { return load_bytes(p); }
+  static Quad broadcast(const uint8_t* p) { return broadcast_bytes(p); }
+  static Sum dot(Sum sum, Quad a, Panel b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
+};
+
+constexpr vector::Engine kFunctions = {
+    [](const vector::GatherProblem& problem) { vector::Gather<Isa>(problem).run(); },
+    [](const vector::WeightGradientProblem& problem) { vector::WeightGradient<Isa>(problem).run(); }};
+
+}  // namespace
+
+const vector::Engine* const kEngine = &kFunctions;
+
+}  // namespace bitdial::kernels::avxvnni
+
+#else
+namespace bitdial::kernels::avxvnni {
+const vector::Engine* const kEngine = nullptr;
+}
+#endif

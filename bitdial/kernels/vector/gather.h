@@ -1,0 +1,623 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "bitdial/core/parallel.h"
+#include "bitdial/kernels/vector/problems.h"
+#include "bitdial/kernels/vector/tile.h"
+#include "bitdial/kernels/workspace.h"
+
+// FPROP and BPROP: every output pixel gathers its valid taps of the input (indirection, no im2col). Pixels of
+// a block of images are ordered by border class, so that a tile's rows meet the same taps and padding costs
+// nothing.
+namespace bitdial::kernels::vector {
+
+/// An output pixel of a block: where its first valid tap lies, where its result goes, whose image it is.
+struct Pixel {
+  int32_t input = 0;
+  int32_t output = 0;
+  int32_t image = 0;
+};
+
+/// Images [first_image, last_image), output rows [first_row, last_row).
+struct Block {
+  int64_t first_image = 0, last_image = 0, first_row = 0, last_row = 0;
+};
+
+/// The input of a block as unsigned digits.
+struct BlockInput {
+  const uint8_t* digits = nullptr;
+  int64_t plane = 0, image_bytes = 0, row_bytes = 0, pixel_bytes = 0;
+  int64_t first_row = 0, rows = 0;
+};
+
+template <class Isa>
+class Gather {
+ public:
+  explicit Gather(const GatherProblem& problem) : p_(problem) {}
+
+  void run() {
+    plan();
+    run_tasks(panel_count_, [this](int64_t panel) { pack_panel(panel); });
+    sum_classes();
+    partition();
+    run_tasks(blocks_ * splits_, [this](int64_t task) { run_block(task / splits_, task % splits_); });
+  }
+
+ private:
+  struct Class {
+    const Segment* segments = nullptr;
+    int64_t segment_count = 0;
+    int64_t products = 0;
+  };
+
+  // ---- planning
+  // -------------------------------------------------------------------------------------------------
+
+  void plan() {
+    input_split_ = unsigned_digits(p_.input.type);
+    weight_split_ = signed_digits(p_.weight.type);
+    quads_ = (p_.channels + 3) / 4;
+    tap_rows_ = static_cast<int64_t>(p_.rows.order.size());
+    tap_cols_ = static_cast<int64_t>(p_.cols.order.size());
+    panels_ = workspace_.take<PanelSpan>(panel_count<Isa>(p_.columns));
+    panel_count_ = cut_panels<Isa>(p_.columns, panels_);
+    padded_columns_ = panels_[panel_count_ - 1].begin + panels_[panel_count_ - 1].lanes;
+    digit_groups_ = tap_rows_ * tap_cols_ * quads_;
+    packed_ = workspace_.take<int8_t>(digit_groups_ * 4 * padded_columns_ * weight_split_.count);
+    tap_sums_ = workspace_.take<int32_t>(tap_rows_ * tap_cols_ * padded_columns_ * weight_split_.count);
+    find_segments();
+    prepare_params();
+  }
+
+  void find_segments() {
+    col_classes_ = static_cast<int64_t>(p_.cols.classes.size());
+    class_count_ = static_cast<int64_t>(p_.rows.classes.size()) * col_classes_;
+    classes_ = workspace_.take<Class>(class_count_);
+    set_input_strides();
+    for (int64_t i = 0; i < class_count_; ++i) {
+      const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
+      const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
+      classes_[i] = segments_of(rows, cols);
+    }
+  }
+
+  /// Taps that are neighbours in the input and in the panel form one segment.
+  Class segments_of(const TapSpan& rows, const TapSpan& cols) {
+    constexpr int64_t kLongest = kExactProducts / 4;
+    const bool adjacent = p_.cols.dilation == 1 && pixel_bytes_ == 4 * quads_;
+    const int64_t taps = cols.last - cols.first;
+    const int64_t runs = adjacent ? std::min<int64_t>(taps, 1) : taps;
+    const int64_t quads = adjacent ? taps * quads_ : quads_;
+    const int64_t pieces = (quads + kLongest - 1) / kLongest;
+    auto* segments = workspace_.take<Segment>(std::max<int64_t>(1, (rows.last - rows.first) * runs * pieces));
+    int64_t count = 0;
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      for (int64_t run = 0; run < runs; ++run) {
+        Segment segment{
+            (r - rows.first) * p_.rows.dilation * row_bytes_ + run * p_.cols.dilation * pixel_bytes_,
+            (r * tap_cols_ + cols.first + run) * quads_, 0};
+        for (int64_t left = quads; left > 0; left -= segment.quads) {
+          segment.quads = std::min(left, kLongest);
+          segments[count++] = segment;
+          segment.a += 4 * segment.quads;
+          segment.b += segment.quads;
+        }
+      }
+    }
+    return {segments, count, (rows.last - rows.first) * taps * p_.channels};
+  }
+
+  /// Unsigned bytes whose channels come in fours are read where they lie.
+  void set_input_strides() {
+    in_place_ = p_.input.type == CodeType::kU8 && p_.channels % 4 == 0;
+    pixel_bytes_ = in_place_ ? p_.column_stride : 4 * quads_;
+    row_bytes_ = in_place_ ? p_.row_stride : pixel_bytes_ * p_.cols.in;
+  }
+
+  void prepare_params() {
+    scales_ = workspace_.take<float>(padded_columns_);
+    weight_zeros_ = workspace_.take<double>(padded_columns_);
+    bias_ = p_.bias ? workspace_.take<float>(padded_columns_) : nullptr;
+    bool offsets = false;
+    bool zeros = false;
+    for (int64_t k = 0; k < padded_columns_; ++k) {
+      const QuantParams params = k < p_.columns ? p_.weight_params(k) : QuantParams{};
+      scales_[k] = p_.input.params[0].scale * params.scale;
+      weight_zeros_[k] = k < p_.columns ? static_cast<double>(weight_split_.zero + params.zero_code) : 0.0;
+      zeros |= weight_zeros_[k] != 0.0;
+      offsets |= params.offset != 0.0F;
+      if (bias_) bias_[k] = k < p_.columns ? p_.bias[k] : 0.0F;
+    }
+    int64_t largest = 0;
+    for (const QuantParams& params : p_.input.params) {
+      offsets |= params.offset != 0.0F;
+      const int64_t zero = input_split_.zero + params.zero_code;
+      largest = std::max({largest, zero, 255 - zero});
+    }
+    const int64_t products = tap_rows_ * tap_cols_ * p_.channels;
+    needs_sums_ = zeros || offsets;
+    fast_ = !needs_sums_ && input_split_.count == 1 && weight_split_.count == 1 &&
+            p_.input.params.size() == 1 && products <= ((int64_t{1} << 31) - 1) / (largest * 128);
+    wide_ = products > (int64_t{1} << 18);
+  }
+
+  // ---- weights
+  // --------------------------------------------------------------------------------------------------
+
+  int64_t panel_bytes(const PanelSpan& panel) const { return digit_groups_ * 4 * panel.lanes; }
+
+  /// Digit d of a panel: [tap row][tap column][channel / 4][lanes][4].
+  int8_t* panel_data(const PanelSpan& panel, int digit) const {
+    return packed_ + weight_split_.count * digit_groups_ * 4 * panel.begin + digit * panel_bytes(panel);
+  }
+
+  void pack_panel(int64_t index) {
+    Workspace workspace;
+    const PanelSpan& panel = panels_[index];
+    const int64_t plane = panel.lanes * quads_ * 4;
+    auto* staged = workspace.take<uint8_t>(weight_split_.count * plane);
+    for (int64_t r = 0; r < tap_rows_; ++r) {
+      for (int64_t q = 0; q < tap_cols_; ++q) {
+        const int64_t tap = r * tap_cols_ + q;
+        const int64_t first = p_.weight_first + p_.rows.order[static_cast<size_t>(r)] * p_.weight_row +
+                              p_.cols.order[static_cast<size_t>(q)] * p_.weight_col +
+                              panel.begin * p_.weight_column;
+        for (int d = 0; d < weight_split_.count; ++d) {
+          int8_t* group = panel_data(panel, d) + tap * quads_ * 4 * panel.lanes;
+          if (p_.weight_channel == 1) {
+            if (d == 0) stage_columns(panel, first, staged, plane);
+            interleave_columns(staged + d * plane, panel, group);
+          } else {
+            if (d == 0) stage_channels(panel, first, staged, plane);
+            interleave_channels(staged + d * plane, panel, group);
+          }
+          sum_tap(group, panel,
+                  tap_sums_ + (d * tap_rows_ * tap_cols_ + tap) * padded_columns_ + panel.begin);
+        }
+      }
+    }
+  }
+
+  /// staged[lane][4 * quads]: a column's channels.
+  void stage_columns(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
+    std::memset(staged, 0, static_cast<size_t>(weight_split_.count * plane));
+    for (int64_t k = 0; k < panel.columns; ++k) {
+      split_digits<Isa>(weight_split_, p_.weight.codes, first + k * p_.weight_column, p_.channels,
+                        staged + k * quads_ * 4, plane);
+    }
+  }
+
+  void interleave_columns(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
+    for (int64_t c = 0; c < quads_; ++c) {
+      for (int64_t k = 0; k < panel.lanes; ++k)
+        std::memcpy(group + (c * panel.lanes + k) * 4, staged + (k * quads_ + c) * 4, 4);
+    }
+  }
+
+  /// staged[channel][lanes]: a channel's columns.
+  void stage_channels(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
+    std::memset(staged, 0, static_cast<size_t>(weight_split_.count * plane));
+    for (int64_t c = 0; c < p_.channels; ++c) {
+      split_digits<Isa>(weight_split_, p_.weight.codes, first + c * p_.weight_channel, panel.columns,
+                        staged + c * panel.lanes, plane);
+    }
+  }
+
+  void interleave_channels(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
+    for (int64_t c = 0; c < quads_; ++c) {
+      const uint8_t* source = staged + 4 * c * panel.lanes;
+      int8_t* target = group + 4 * c * panel.lanes;
+      for (int64_t k = 0; k < panel.lanes; ++k) {
+        for (int64_t i = 0; i < 4; ++i) target[4 * k + i] = static_cast<int8_t>(source[i * panel.lanes + k]);
+      }
+    }
+  }
+
+  void sum_tap(const int8_t* group, const PanelSpan& panel, int32_t* sums) const {
+    constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
+    const typename Isa::Quad ones = Isa::broadcast(kOnes);
+    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
+      typename Isa::Sum sum = Isa::zero();
+      for (int64_t c = 0; c < quads_; ++c)
+        sum = Isa::dot(sum, ones, Isa::load_panel(group + (c * panel.lanes + k) * 4));
+      Isa::store(sums + k, sum);
+    }
+  }
+
+  /// Per border class and column: the sum of the weights under its taps; for the fast path, what a sum starts
+  /// from.
+  void sum_classes() {
+    const int64_t taps = tap_rows_ * tap_cols_;
+    class_sums_ = workspace_.take<double>(class_count_ * padded_columns_);
+    starts_ = workspace_.take<int32_t>(class_count_ * padded_columns_);
+    const int64_t zero = input_split_.zero + p_.input.params[0].zero_code;
+    for (int64_t i = 0; i < class_count_; ++i) {
+      const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
+      const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
+      double* sums = class_sums_ + i * padded_columns_;
+      std::fill_n(sums, padded_columns_, 0.0);
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        for (int64_t q = cols.first; q < cols.last; ++q) {
+          for (int d = 0; d < weight_split_.count; ++d) {
+            const int32_t* tap = tap_sums_ + (d * taps + r * tap_cols_ + q) * padded_columns_;
+            const double weight = d == 0 ? 1.0 : 256.0;
+            for (int64_t k = 0; k < padded_columns_; ++k) sums[k] += weight * tap[k];
+          }
+        }
+      }
+      if (!fast_) continue;
+      for (int64_t k = 0; k < padded_columns_; ++k) {
+        starts_[i * padded_columns_ + k] = static_cast<int32_t>(-zero * static_cast<int64_t>(sums[k]));
+      }
+    }
+  }
+
+  // ---- blocks
+  // ---------------------------------------------------------------------------------------------------
+
+  void partition() {
+    constexpr int64_t kBlockBytes = 256
+                                    << 10;  // of input digits: leaves room for a panel in a 1 MiB L2 cache
+    const int64_t row = row_bytes_ * input_split_.count;
+    const int64_t threads = num_threads();
+    const int64_t image = std::max<int64_t>(1, row * p_.rows.in);
+    images_ = std::clamp<int64_t>(kBlockBytes / image, 1, p_.batch);
+    block_rows_ = p_.rows.out;
+    if (image > kBlockBytes) {
+      const int64_t rows_in = std::max<int64_t>(1, kBlockBytes / row);
+      block_rows_ = std::max<int64_t>(1, rows_in * p_.rows.out / p_.rows.in);
+    }
+    if (threads > 1) images_ = std::min(images_, std::max<int64_t>(1, p_.batch / (2 * threads)));
+    row_blocks_ = (p_.rows.out + block_rows_ - 1) / block_rows_;
+    blocks_ = (p_.batch + images_ - 1) / images_ * row_blocks_;
+    splits_ = std::clamp<int64_t>(threads / blocks_, 1, panel_count_);
+  }
+
+  Block block_at(int64_t index) const {
+    const int64_t image = index / row_blocks_ * images_;
+    const int64_t row = index % row_blocks_ * block_rows_;
+    return {image, std::min(image + images_, p_.batch), row, std::min(row + block_rows_, p_.rows.out)};
+  }
+
+  void run_block(int64_t index, int64_t split) {
+    Workspace workspace;
+    const Block block = block_at(index);
+    const BlockInput input = prepare_input(block, workspace);
+    auto* pixels = workspace.take<Pixel>((block.last_image - block.first_image) *
+                                         (block.last_row - block.first_row) * p_.cols.out);
+    auto* class_ends = workspace.take<int64_t>(class_count_);
+    list_pixels(block, input, pixels, class_ends);
+    const double* sums = needs_sums_ ? sum_pixels(block, input, pixels, class_ends, workspace) : nullptr;
+    const int64_t first = panel_count_ * split / splits_;
+    const int64_t last = panel_count_ * (split + 1) / splits_;
+    for (int64_t panel = first; panel < last; ++panel) {
+      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, pixels, class_ends, sums,
+                panels_[panel]);
+    }
+  }
+
+  BlockInput prepare_input(const Block& block, Workspace& workspace) const {
+    BlockInput input;
+    int64_t first = p_.rows.in;
+    int64_t last = 0;
+    for (int64_t o = block.first_row; o < block.last_row; ++o) {
+      const TapSpan& span = p_.rows.spans[static_cast<size_t>(o)];
+      if (span.first == span.last) continue;
+      first = std::min<int64_t>(first, span.input);
+      last = std::max<int64_t>(last, span.input + (span.last - span.first - 1) * p_.rows.dilation + 1);
+    }
+    input.first_row = std::min(first, last);
+    input.rows = last - input.first_row;
+    input.row_bytes = row_bytes_;
+    input.pixel_bytes = pixel_bytes_;
+    if (in_place_) {
+      input.image_bytes = p_.image_stride;
+      input.digits = static_cast<const uint8_t*>(p_.input.codes) + p_.input_first +
+                     block.first_image * p_.image_stride + input.first_row * p_.row_stride;
+      return input;
+    }
+    const int64_t images = block.last_image - block.first_image;
+    input.image_bytes = input.rows * row_bytes_;
+    input.plane = images * input.image_bytes;
+    auto* digits = workspace.take<uint8_t>(input.plane * input_split_.count);
+    for (int64_t n = 0; n < images; ++n)
+      convert_image(block.first_image + n, input, digits + n * input.image_bytes);
+    input.digits = digits;
+    return input;
+  }
+
+  void convert_image(int64_t image, const BlockInput& input, uint8_t* digits) const {
+    const int64_t first = p_.input_first + image * p_.image_stride + input.first_row * p_.row_stride;
+    if (p_.column_stride == p_.channels && pixel_bytes_ == p_.channels && p_.row_stride == row_bytes_) {
+      split_digits<Isa>(input_split_, p_.input.codes, first, input.rows * row_bytes_, digits, input.plane);
+      return;
+    }
+    for (int64_t h = 0; h < input.rows; ++h) {
+      for (int64_t w = 0; w < p_.cols.in; ++w) {
+        uint8_t* pixel = digits + h * row_bytes_ + w * pixel_bytes_;
+        for (int d = 0; d < input_split_.count; ++d)
+          std::memset(pixel + d * input.plane + pixel_bytes_ - 4, 0, 4);
+        split_digits<Isa>(input_split_, p_.input.codes, first + h * p_.row_stride + w * p_.column_stride,
+                          p_.channels, pixel, input.plane);
+      }
+    }
+  }
+
+  /// Pixels by class, within a class in memory order.
+  void list_pixels(const Block& block, const BlockInput& input, Pixel* pixels, int64_t* class_ends) const {
+    const int64_t images = block.last_image - block.first_image;
+    Pixel* next = pixels;
+    for (int64_t i = 0; i < class_count_; ++i) {
+      for (int64_t n = 0; n < images; ++n) {
+        for (int64_t o = block.first_row; o < block.last_row; ++o) {
+          if (p_.rows.class_of[static_cast<size_t>(o)] != i / col_classes_) continue;
+          const int64_t row =
+              n * input.image_bytes +
+              (p_.rows.spans[static_cast<size_t>(o)].input - input.first_row) * input.row_bytes;
+          const int64_t out = (n * p_.rows.out + o) * p_.cols.out;
+          next = list_row(i % col_classes_, classes_[i].segment_count ? row : 0, out, n, next);
+        }
+      }
+      class_ends[i] = next - pixels;
+    }
+  }
+
+  Pixel* list_row(int64_t col_class, int64_t row, int64_t out, int64_t image, Pixel* next) const {
+    const TapSpan* spans = p_.cols.spans.data();
+    const int32_t* class_of = p_.cols.class_of.data();
+    for (int64_t o = 0; o < p_.cols.out; ++o) {
+      if (class_of[o] != col_class) continue;
+      *next++ = {static_cast<int32_t>(row + spans[o].input * pixel_bytes_), static_cast<int32_t>(out + o),
+                 static_cast<int32_t>(image)};
+    }
+    return next;
+  }
+
+  /// Per listed pixel the sum of the unsigned values under its taps.
+  double* sum_pixels(const Block& block, const BlockInput& input, const Pixel* pixels,
+                     const int64_t* class_ends, Workspace& workspace) const {
+    const int64_t images = block.last_image - block.first_image;
+    const int64_t width = p_.cols.in;
+    auto* channel_sums = workspace.take<double>(images * input.rows * width);
+    for (int64_t i = 0; i < images * input.rows * width; ++i) {
+      const int64_t at = i / (input.rows * width) * input.image_bytes +
+                         i / width % input.rows * input.row_bytes + i % width * input.pixel_bytes;
+      channel_sums[i] = sum_channels(input, at);
+    }
+    auto* sums = workspace.take<double>(class_ends[class_count_ - 1]);
+    int64_t begin = 0;
+    for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
+      const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
+      const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
+      std::fill(sums + begin, sums + class_ends[i], 0.0);
+      if (classes_[i].segment_count == 0) continue;
+      for (int64_t j = begin; j < class_ends[i]; ++j) {
+        const int64_t in_image = pixels[j].input - pixels[j].image * input.image_bytes;
+        const double* first = channel_sums + pixels[j].image * input.rows * width +
+                              in_image / input.row_bytes * width +
+                              in_image % input.row_bytes / input.pixel_bytes;
+        double sum = 0.0;
+        for (int64_t r = 0; r < rows.last - rows.first; ++r) {
+          for (int64_t q = 0; q < cols.last - cols.first; ++q) {
+            sum += first[r * p_.rows.dilation * width + q * p_.cols.dilation];
+          }
+        }
+        sums[j] = sum;
+      }
+    }
+    return sums;
+  }
+
+  double sum_channels(const BlockInput& input, int64_t at) const {
+    double total = 0.0;
+    for (int d = 0; d < input_split_.count; ++d) {
+      const uint8_t* digits = input.digits + d * input.plane + at;
+      int64_t sum = 0;
+      for (int64_t begin = 0; begin < p_.channels; begin += 1 << 16) {
+        const int64_t end = std::min<int64_t>(p_.channels, begin + (1 << 16));
+        int32_t part = 0;
+        for (int64_t c = begin; c < end; ++c) part += digits[c];
+        sum += part;
+      }
+      total += (d == 0 ? 1.0 : 256.0) * static_cast<double>(sum);
+    }
+    return total;
+  }
+
+  // ---- tiles
+  // ----------------------------------------------------------------------------------------------------
+
+  template <int kVectors>
+  void run_panel(std::integral_constant<int, kVectors>, const Block& block, const BlockInput& input,
+                 const Pixel* pixels, const int64_t* class_ends, const double* sums,
+                 const PanelSpan& panel) const {
+    if constexpr (kVectors > 1) {
+      if (panel.lanes != kVectors * Isa::kWidth) {
+        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, pixels, class_ends, sums, panel);
+        return;
+      }
+    }
+    constexpr int kRows = Isa::kRows[kVectors];
+    int64_t begin = 0;
+    for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
+      for (int64_t j = begin; j < class_ends[i]; j += kRows) {
+        const int64_t rows = std::min<int64_t>(kRows, class_ends[i] - j);
+        if (fast_) {
+          if (rows > kRows / 2) {
+            fast_tile<kRows, kVectors>(block, input, pixels + j, rows, classes_[i], i, panel);
+          } else {
+            fast_tile<kRows / 2, kVectors>(block, input, pixels + j, rows, classes_[i], i, panel);
+          }
+        } else if (wide_) {
+          exact_tile<kRows, kVectors, int64_t>(block, input, pixels + j, rows, classes_[i], i, panel,
+                                               sums ? sums + j : nullptr);
+        } else {
+          exact_tile<kRows, kVectors, double>(block, input, pixels + j, rows, classes_[i], i, panel,
+                                              sums ? sums + j : nullptr);
+        }
+      }
+    }
+  }
+
+  template <int kRows>
+  BITDIAL_INLINE void find_rows(const BlockInput& input, int digit, const Pixel* pixels, int64_t count,
+                                const uint8_t** rows) const {
+    for (int i = 0; i < kRows; ++i) {
+      rows[i] = input.digits + digit * input.plane + pixels[std::min<int64_t>(i, count - 1)].input;
+    }
+  }
+
+  int64_t output_index(const Block& block, const Pixel& pixel, const PanelSpan& panel) const {
+    const int64_t first = block.first_image * p_.rows.out * p_.cols.out;
+    return p_.output_first + (first + pixel.output) * p_.output_stride + panel.begin;
+  }
+
+  /// One digit each, no sums needed: float(S) * scale (+ bias) straight from the registers.
+  template <int kRows, int kVectors>
+  __attribute__((noinline)) void fast_tile(const Block& block, const BlockInput& input, const Pixel* pixels,
+                                           int64_t count, const Class& cls, int64_t index,
+                                           const PanelSpan& panel) const {
+    const uint8_t* rows[kRows];
+    find_rows<kRows>(input, 0, pixels, count, rows);
+    typename Isa::Sum sums[kRows][kVectors];
+    const int32_t* starts = starts_ + index * padded_columns_ + panel.begin;
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::load(starts + j * Isa::kWidth);
+    }
+    multiply_tile<Isa, kRows, kVectors>(rows, panel_data(panel, 0), cls.segments, cls.segment_count, sums);
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+      if (i < count) store_row<kVectors>(sums[i], output_index(block, pixels[i], panel), panel);
+    }
+  }
+
+  template <int kVectors>
+  BITDIAL_INLINE void store_row(const typename Isa::Sum (&sums)[kVectors], int64_t at,
+                                const PanelSpan& panel) const {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      const int64_t k = panel.begin + j * Isa::kWidth;
+      const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - j * Isa::kWidth);
+      typename Isa::Float value = Isa::multiply(Isa::to_float(sums[j]), Isa::load(scales_ + k));
+      if (bias_) value = Isa::add(value, Isa::load(bias_ + k));
+      if (p_.output.type == OutputType::kFloat32) {
+        Isa::store(static_cast<float*>(p_.output.data) + at + j * Isa::kWidth, value, columns);
+      } else {
+        Isa::store(static_cast<uint16_t*>(p_.output.data) + at + j * Isa::kWidth, value, columns);
+      }
+    }
+  }
+
+  /// Any digits, zero points and offsets; any length of the reduction.
+  template <int kRows, int kVectors, class Number>
+  __attribute__((noinline)) void exact_tile(const Block& block, const BlockInput& input, const Pixel* pixels,
+                                            int64_t count, const Class& cls, int64_t index,
+                                            const PanelSpan& panel, const double* pixel_sums) const {
+    constexpr int64_t kLanes = int64_t{kVectors} * Isa::kWidth;
+    alignas(64) int32_t part[kRows * kLanes];
+    alignas(64) Number total[kRows * kLanes] = {};
+    for (int a = 0; a < input_split_.count; ++a) {
+      const uint8_t* rows[kRows];
+      find_rows<kRows>(input, a, pixels, count, rows);
+      for (int b = 0; b < weight_split_.count; ++b) {
+        const auto weight = static_cast<Number>(1 << (8 * (a + b)));
+        for (int64_t s = 0; s < cls.segment_count;) {
+          int64_t quads = 0;
+          const int64_t begin = s;
+          while (s < cls.segment_count && 4 * (quads + cls.segments[s].quads) <= kExactProducts) {
+            quads += cls.segments[s++].quads;
+          }
+          multiply_part<kRows, kVectors>(rows, panel_data(panel, b), cls.segments + begin, s - begin, part);
+          for (int64_t i = 0; i < kRows * kLanes; ++i) total[i] += weight * static_cast<Number>(part[i]);
+        }
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      finish_row(total + i * kLanes, pixels[i], cls, index, pixel_sums ? pixel_sums[i] : 0.0, panel,
+                 output_index(block, pixels[i], panel), block.first_image + pixels[i].image);
+    }
+  }
+
+  template <int kRows, int kVectors>
+  __attribute__((noinline)) static void multiply_part(const uint8_t* const* rows, const int8_t* panel,
+                                                      const Segment* segments, int64_t count, int32_t* part) {
+    typename Isa::Sum sums[kRows][kVectors];
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::zero();
+    }
+    multiply_tile<Isa, kRows, kVectors>(rows, panel, segments, count, sums);
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) Isa::store(part + (i * kVectors + j) * Isa::kWidth, sums[i][j]);
+    }
+  }
+
+  /// Takes the zero points out of one row's sums and applies scales, offsets and bias.
+  template <class Number>
+  void finish_row(const Number* total, const Pixel&, const Class& cls, int64_t index, double pixel_sum,
+                  const PanelSpan& panel, int64_t at, int64_t image) const {
+    const QuantParams& pa = p_.input.params[p_.input.params.size() == 1 ? 0 : static_cast<size_t>(image)];
+    const auto zero_a = static_cast<Number>(input_split_.zero + pa.zero_code);
+    const auto count = static_cast<Number>(cls.products);
+    const auto sum_a = static_cast<Number>(pixel_sum);
+    const double* weight_sums = class_sums_ + index * padded_columns_ + panel.begin;
+    const double* zeros = weight_zeros_ + panel.begin;
+    alignas(64) float values[int64_t{Isa::kMaxVectors} * Isa::kWidth];
+    alignas(64) Number products[int64_t{Isa::kMaxVectors} * Isa::kWidth];
+    for (int64_t k = 0; k < panel.lanes; ++k) {
+      const auto zero_b = static_cast<Number>(zeros[k]);
+      const auto sum_b = static_cast<Number>(weight_sums[k]);
+      products[k] = total[k] + zero_a * (count * zero_b - sum_b) - zero_b * sum_a;
+    }
+    for (int64_t k = 0; k < panel.lanes; ++k) values[k] = static_cast<float>(products[k]);
+    for (int64_t k = 0; k < panel.columns; ++k) {
+      const QuantParams& pw = p_.weight_params(panel.begin + k);
+      if (pa.offset == 0.0F && pw.offset == 0.0F) {
+        values[k] *= pa.scale * pw.scale;
+        continue;
+      }
+      const Number own_a = sum_a - count * zero_a;
+      const Number own_b = static_cast<Number>(weight_sums[k]) - count * static_cast<Number>(zeros[k]);
+      values[k] = with_offsets(pa, pw, static_cast<double>(products[k]), static_cast<double>(own_a),
+                               static_cast<double>(own_b), static_cast<double>(count));
+    }
+    if (bias_) {
+      for (int64_t k = 0; k < panel.columns; ++k) values[k] += bias_[panel.begin + k];
+    }
+    for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
+      const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - k);
+      if (p_.output.type == OutputType::kFloat32) {
+        Isa::store(static_cast<float*>(p_.output.data) + at + k, Isa::load(values + k), columns);
+      } else {
+        Isa::store(static_cast<uint16_t*>(p_.output.data) + at + k, Isa::load(values + k), columns);
+      }
+    }
+  }
+
+  const GatherProblem& p_;
+  Workspace workspace_;
+  DigitSplit input_split_, weight_split_;
+  bool fast_ = false, needs_sums_ = false, wide_ = false, in_place_ = false;
+  int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0, panel_count_ = 0, padded_columns_ = 0, digit_groups_ = 0;
+  int64_t col_classes_ = 0, class_count_ = 0, pixel_bytes_ = 0, row_bytes_ = 0;
+  int64_t images_ = 1, block_rows_ = 1, row_blocks_ = 1, blocks_ = 1, splits_ = 1;
+  PanelSpan* panels_ = nullptr;
+  int8_t* packed_ = nullptr;
+  int32_t* tap_sums_ = nullptr;
+  Class* classes_ = nullptr;
+  double* class_sums_ = nullptr;
+  int32_t* starts_ = nullptr;
+  float* scales_ = nullptr;
+  double* weight_zeros_ = nullptr;
+  float* bias_ = nullptr;
+};
+
+}  // namespace bitdial::kernels::vector

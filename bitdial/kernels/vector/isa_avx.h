@@ -1,0 +1,58 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+// What AVX2 and AVX-VNNI share of the `Isa` interface of tile.h: everything but the dot product.
+namespace bitdial::kernels::vector {
+namespace {
+
+struct AvxBase {
+  static constexpr int kWidth = 8;
+
+  using Sum = __m256i;
+  using Float = __m256;
+
+  static Sum zero() { return _mm256_setzero_si256(); }
+  static Sum load(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static void store(int32_t* p, Sum v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+  static __m256i load_bytes(const int8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static __m256i broadcast_bytes(const uint8_t* p) {
+    int32_t quad;
+    std::memcpy(&quad, p, sizeof(quad));
+    return _mm256_set1_epi32(quad);
+  }
+
+  static Float load(const float* p) { return _mm256_loadu_ps(p); }
+  static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
+  static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
+  static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static void store(float* p, Float v, int64_t count) {
+    if (count >= kWidth) {
+      _mm256_storeu_ps(p, v);
+      return;
+    }
+    alignas(32) float lanes[kWidth];
+    _mm256_store_ps(lanes, v);
+    std::memcpy(p, lanes, static_cast<size_t>(count) * sizeof(float));
+  }
+  static void store(uint16_t* p, Float v, int64_t count) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+    alignas(16) uint16_t lanes[kWidth];
+    _mm_store_si128(reinterpret_cast<__m128i*>(lanes), _mm256_castsi256_si128(packed));
+    std::memcpy(p, lanes, static_cast<size_t>(count < kWidth ? count : kWidth) * sizeof(uint16_t));
+  }
+};
+
+}  // namespace
+}  // namespace bitdial::kernels::vector

@@ -1,0 +1,70 @@
+#include "bitdial/kernels/vector/taps.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace bitdial::kernels::vector {
+namespace {
+
+int64_t ceil_divide(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+
+/// The part of taps [first, last), reading input, input + dilation, ..., that lies inside [0, in).
+TapSpan clip(int64_t first, int64_t last, int64_t input, int64_t in, int64_t dilation) {
+  const int64_t skipped = std::max<int64_t>(0, ceil_divide(-input, dilation));
+  const int64_t valid = std::min(last, first + ceil_divide(in - input, dilation));
+  if (first + skipped >= valid) return {};
+  return {static_cast<int32_t>(first + skipped), static_cast<int32_t>(valid),
+          static_cast<int32_t>(input + skipped * dilation)};
+}
+
+void find_classes(TapAxis& axis) {
+  for (const TapSpan& span : axis.spans) {
+    const auto same = [&](const TapSpan& c) { return c.first == span.first && c.last == span.last; };
+    const auto found = std::find_if(axis.classes.begin(), axis.classes.end(), same);
+    axis.class_of.push_back(static_cast<int32_t>(found - axis.classes.begin()));
+    if (found == axis.classes.end()) axis.classes.push_back(span);
+  }
+}
+
+}  // namespace
+
+TapAxis forward_taps(const ConvAxis& a) {
+  TapAxis axis{a.in, a.out, a.dilation, {}, {}, {}, {}};
+  axis.order.resize(static_cast<size_t>(a.kernel));
+  std::iota(axis.order.begin(), axis.order.end(), 0);
+  for (int64_t o = 0; o < a.out; ++o) {
+    axis.spans.push_back(clip(0, a.kernel, o * a.stride - a.padding, a.in, a.dilation));
+  }
+  find_classes(axis);
+  return axis;
+}
+
+TapAxis backward_taps(const ConvAxis& a) {
+  // Tap t reaches dx coordinate h from dy coordinate (h + padding - t * dilation) / stride where that is
+  // whole.
+  const int64_t step = a.stride / std::gcd(a.stride, a.dilation);  // between taps of one remainder
+  TapAxis axis{a.out, a.in, a.dilation * step / a.stride, {}, {}, {}, {}};
+  struct Phase {
+    int64_t first = 0, last = 0, input = 0;
+  };
+  std::vector<Phase> phases(static_cast<size_t>(a.stride));
+  for (int64_t remainder = 0; remainder < a.stride; ++remainder) {
+    Phase& phase = phases[static_cast<size_t>(remainder)];
+    phase.first = static_cast<int64_t>(axis.order.size());
+    for (int64_t t = a.kernel - 1; t >= 0; --t) {
+      const int64_t numerator = remainder + a.padding - t * a.dilation;
+      if (numerator % a.stride != 0) continue;
+      if (static_cast<int64_t>(axis.order.size()) == phase.first) phase.input = numerator / a.stride;
+      axis.order.push_back(static_cast<int32_t>(t));
+    }
+    phase.last = static_cast<int64_t>(axis.order.size());
+  }
+  for (int64_t h = 0; h < a.in; ++h) {
+    const Phase& phase = phases[static_cast<size_t>(h % a.stride)];
+    axis.spans.push_back(clip(phase.first, phase.last, phase.input + h / a.stride, a.out, axis.dilation));
+  }
+  find_classes(axis);
+  return axis;
+}
+
+}  // namespace bitdial::kernels::vector

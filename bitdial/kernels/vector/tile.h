@@ -1,0 +1,156 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "bitdial/kernels/conv2d.h"
+
+// The micro-kernel that every direction runs on: an unsigned operand, 4 bytes of which are broadcast at a
+// time, against packed signed panels. Included only by the translation units of the vector instruction sets,
+// each of which has an `Isa` type in an unnamed namespace, so that no instantiation is shared between them.
+// `Isa` provides
+//
+//   kWidth                int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
+//   Sum                   int32 lanes;  zero(), load(p), store(p, v), add(v, v)
+//   Panel load_panel(p)   4 * kWidth signed bytes
+//   Quad broadcast(p)     4 unsigned bytes
+//   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
+//   kRows[v]              rows of a tile whose panels are v vectors wide
+//   Float load(p), to_float(Sum), multiply(v, v), add(v, v);  store(float*|uint16_t*, v, count) rounds half
+//   to even
+namespace bitdial::kernels::vector {
+
+#define BITDIAL_INLINE inline __attribute__((always_inline))
+
+/// A stretch of the reduction: `quads` groups of 4 products, from `a` bytes behind each row's start and from
+/// group `b` of the panel.
+struct Segment {
+  int64_t a = 0;
+  int64_t b = 0;
+  int64_t quads = 0;
+};
+
+/// The most products of an unsigned and a signed byte whose sum certainly fits int32: (2^31 - 1) / (255 *
+/// 128).
+inline constexpr int64_t kExactProducts = 65792;
+
+/// sums[i][j] += segments of rows[i] times the panel.
+template <class Isa, int kRows, int kVectors>
+BITDIAL_INLINE void multiply_tile(const uint8_t* const* rows, const int8_t* panel, const Segment* segments,
+                                  int64_t segment_count, typename Isa::Sum (&sums)[kRows][kVectors]) {
+  constexpr int64_t kStep = int64_t{4} * Isa::kWidth * kVectors;
+  for (int64_t s = 0; s < segment_count; ++s) {
+    const uint8_t* a[kRows];
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) a[i] = rows[i] + segments[s].a;
+    const int8_t* b = panel + segments[s].b * kStep;
+    const int64_t end = 4 * segments[s].quads;
+    for (int64_t c = 0; c < end; c += 4) {
+      typename Isa::Panel lanes[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) lanes[j] = Isa::load_panel(b + 4 * Isa::kWidth * j);
+      b += kStep;
+#pragma GCC unroll 32
+      for (int i = 0; i < kRows; ++i) {
+        const typename Isa::Quad quad = Isa::broadcast(a[i] + c);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::dot(sums[i][j], quad, lanes[j]);
+      }
+    }
+  }
+}
+
+/// A panel covers `lanes` output columns from `begin` on; the last ones may be padding.
+struct PanelSpan {
+  int64_t begin = 0;
+  int64_t lanes = 0;
+  int64_t columns = 0;  ///< real ones
+};
+
+/// Cuts `columns` into panels as wide as the instruction set has, the rest rounded up to whole vectors.
+template <class Isa>
+int64_t cut_panels(int64_t columns, PanelSpan* panels) {
+  constexpr int64_t kWidest = int64_t{Isa::kWidth} * Isa::kMaxVectors;
+  int64_t count = 0;
+  for (int64_t begin = 0; begin < columns; begin += kWidest) {
+    const int64_t left = columns - begin < kWidest ? columns - begin : kWidest;
+    panels[count++] = {begin, (left + Isa::kWidth - 1) / Isa::kWidth * Isa::kWidth, left};
+  }
+  return count;
+}
+
+template <class Isa>
+int64_t panel_count(int64_t columns) {
+  constexpr int64_t kWidest = int64_t{Isa::kWidth} * Isa::kMaxVectors;
+  return (columns + kWidest - 1) / kWidest;
+}
+
+/// How codes become digits of one byte: value = 256 * digit[1] + digit[0] + constant, by flipping top bits.
+/// The broadcast operand has unsigned digits, the panels signed ones.
+struct DigitSplit {
+  int count = 1;
+  uint8_t flip[2] = {0, 0};
+  int64_t zero = 0;  ///< the digits' value that stands for code 0
+};
+
+inline DigitSplit unsigned_digits(CodeType type) {
+  switch (type) {
+    case CodeType::kS8:
+      return {1, {0x80, 0}, 128};
+    case CodeType::kU8:
+      return {1, {0, 0}, 0};
+    case CodeType::kS16:
+      return {2, {0, 0x80}, 32768};
+    case CodeType::kU16:
+      return {2, {0, 0}, 0};
+  }
+  return {};
+}
+
+inline DigitSplit signed_digits(CodeType type) {
+  switch (type) {
+    case CodeType::kS8:
+      return {1, {0, 0}, 0};
+    case CodeType::kU8:
+      return {1, {0x80, 0}, -128};
+    case CodeType::kS16:
+      return {2, {0x80, 0}, -128};
+    case CodeType::kU16:
+      return {2, {0x80, 0x80}, -32896};
+  }
+  return {};
+}
+
+/// codes[0, count) -> digits; the planes lie `plane` bytes apart.
+template <class Isa>
+void split_digits(const DigitSplit& split, const void* codes, int64_t first, int64_t count, uint8_t* digits,
+                  int64_t plane) {
+  if (split.count == 1) {
+    const uint8_t* source = static_cast<const uint8_t*>(codes) + first;
+    const uint8_t flip = split.flip[0];
+    for (int64_t i = 0; i < count; ++i) digits[i] = static_cast<uint8_t>(source[i] ^ flip);
+    return;
+  }
+  const uint16_t* source = static_cast<const uint16_t*>(codes) + first;
+  uint8_t* high = digits + plane;
+  const uint8_t flip_low = split.flip[0];
+  const uint8_t flip_high = split.flip[1];
+  for (int64_t i = 0; i < count; ++i) digits[i] = static_cast<uint8_t>((source[i] & 0xFF) ^ flip_low);
+  for (int64_t i = 0; i < count; ++i) high[i] = static_cast<uint8_t>((source[i] >> 8) ^ flip_high);
+}
+
+/// A result with real-valued zero points, in the order of conv2d.h.
+BITDIAL_INLINE float with_offsets(const QuantParams& a, const QuantParams& b, double products, double sum_a,
+                                  double sum_b, double count) {
+  const double scale_a = a.scale;
+  const double scale_b = b.scale;
+  const double offset_a = a.offset;
+  const double offset_b = b.offset;
+  double value = scale_a * scale_b * products;
+  value += scale_a * offset_b * sum_a;
+  value += offset_a * scale_b * sum_b;
+  value += count * offset_a * offset_b;
+  return static_cast<float>(value);
+}
+
+}  // namespace bitdial::kernels::vector
