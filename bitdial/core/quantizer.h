@@ -58,18 +58,16 @@ inline float round_half_even(float y) {
   return std::fabs(y) < 0x1p23F ? (y + magic) - magic : y;
 }
 
-inline float round_down(float y) {
-  const float nearest = round_half_even(y);
-  return nearest > y ? nearest - 1.0F : nearest;
-}
-
-/// floor(y) or floor(y) + 1, the latter with the probability y - floor(y), rounded to a multiple of 2^-24.
-/// The distribution of AdaPT's rne(y + u - 0.5) and SBM's rne(y + U(-0.5, 0.5)), without the rounding of that
-/// float32 sum, which would move one integer in 2^18 (y = 100) or 2^10 (y = 30000): here integers never move.
+/// floor(y + u) with y rounded to a multiple of 2^-22 and u the top 22 of the random bits, as a fraction of
+/// 1: the distribution of AdaPT's rne(y + u - 0.5) and of SBM's rne(y + U(-0.5, 0.5)), without the rounding
+/// of that float32 sum, which would move one integer in 2^18 (y = 100) or 2^10 (y = 30000). Here integers
+/// never move, and the mean is y within 2^-23.
+inline constexpr int kStochasticBits = 22;
 inline float round_stochastic(float y, uint32_t bits) {
-  const float floor = round_down(y);
-  const auto threshold = static_cast<int32_t>(round_half_even((y - floor) * 0x1p24F));
-  return static_cast<int32_t>(bits >> 8) < threshold ? floor + 1.0F : floor;
+  const float nearest = round_half_even(y);
+  const auto fraction = static_cast<int32_t>(round_half_even((y - nearest) * 0x1p22F));
+  const int32_t up = (fraction + static_cast<int32_t>(bits >> (32 - kStochasticBits))) >> kStochasticBits;
+  return nearest + static_cast<float>(up);
 }
 
 /// The step number r of x. `bits` matter for stochastic rounding only.

@@ -70,12 +70,13 @@ struct VectorQuantize {
     F scale, reciprocal, offset, low, high;
     I zero_steps, zero_code;
     bool multiply;
-    explicit Constants(const Quantizer& q)
-        : scale(V::set(q.scale)),
-          reciprocal(V::set(q.reciprocal)),
+    // Steps times `unit`, a power of two that the caller knows to keep every constant normal.
+    explicit Constants(const Quantizer& q, float unit = 1.0F)
+        : scale(V::set(q.scale / unit)),
+          reciprocal(V::set(q.reciprocal * unit)),
           offset(V::set(q.offset)),
-          low(V::set(q.low)),
-          high(V::set(q.high)),
+          low(V::set(q.low * unit)),
+          high(V::set(q.high * unit)),
           // No code of 16 bits stands for INT32_MIN.
           zero_steps(V::set_int(q.zero_steps == q.zero_steps
                                     ? static_cast<uint32_t>(static_cast<int32_t>(q.zero_steps))
@@ -90,78 +91,95 @@ struct VectorQuantize {
     F clamped_steps(F x) const { return V::min(V::max(steps(x), low), high); }  // NaN becomes low
   };
 
-  // random_bits of core/random.h for 16 indices with the same upper half.
+  // The top kStochasticBits of random_bits (core/random.h) for 16 indices with the same upper half. A key
+  // that is xored before x ^= x >> s is xored after it as key ^ (key >> s).
   struct RandomBits {
     I base, key_a, key_b;
-    explicit RandomBits(const QuantizeBlock& block)
-        : base(V::set_int(static_cast<uint32_t>(block.index_base))),
-          key_a(V::set_int(block.key.a ^ (static_cast<uint32_t>(block.index_base >> 32) * 0x9E3779B9U))),
-          key_b(V::set_int(block.key.b)) {}
+    explicit RandomBits(const QuantizeBlock& block) {
+      const uint32_t a = block.key.a ^ (static_cast<uint32_t>(block.index_base >> 32) * 0x9E3779B9U);
+      base = V::set_int(static_cast<uint32_t>(block.index_base));
+      key_a = V::set_int(a ^ (a >> 16));
+      key_b = V::set_int(block.key.b ^ (block.key.b >> 15));
+    }
 
     I at(const uint32_t* offsets) const {
-      I x = V::bit_xor(V::add(base, V::load_int(offsets)), key_a);
-      x = V::bit_xor(x, V::template shift_right<16>(x));
+      I x = V::add(base, V::load_int(offsets));
+      x = V::bit_xor(x, V::template shift_right<16>(x), key_a);
       x = V::mul(x, V::set_int(0x7FEB352DU));
-      x = V::bit_xor(x, key_b);
-      x = V::bit_xor(x, V::template shift_right<15>(x));
+      x = V::bit_xor(x, V::template shift_right<15>(x), key_b);
       x = V::mul(x, V::set_int(0x846CA68BU));
-      return V::bit_xor(x, V::template shift_right<16>(x));
+      x = V::bit_xor(x, V::template shift_right<16>(x));
+      return V::template shift_right<32 - kStochasticBits>(x);
     }
   };
 
-  // The two halves of round_stochastic of core/quantizer.h: floor(y), and where to add 1.
+  // round_stochastic of core/quantizer.h: the nearest integer, and the 1, 0 or -1 that is added to it.
   struct StochasticRounding {
-    F floor;
-    M up;
-    StochasticRounding(F y, I bits) : floor(V::floor(y)) {
-      const I threshold = V::to_int(V::mul(V::sub(y, floor), V::set(0x1p24F)));
-      up = V::less(V::template shift_right<8>(bits), threshold);
+    F nearest;
+    I up;
+    StochasticRounding(F y, I bits) : nearest(V::round(y)) {
+      const I fraction = V::to_int(V::mul(V::sub(y, nearest), V::set(0x1p22F)));
+      up = V::template shift_right_signed<kStochasticBits>(V::add(fraction, bits));
     }
   };
 
-  template <class Input, class Code, bool kStochastic>
+  // kNarrow is stochastic rounding in fixed point with 22 fraction bits: 9 bits are left for the integer.
+  enum class Path { kNearest, kStochastic, kNarrow };
+
+  template <Path kPath>
+  static I rounded(const Constants& constants, F x, const RandomBits& random, const uint32_t* offsets) {
+    const F y = constants.clamped_steps(x);
+    if constexpr (kPath == Path::kNearest) {
+      return V::to_int(y);
+    } else if constexpr (kPath == Path::kNarrow) {
+      return V::template shift_right_signed<kStochasticBits>(V::add(V::to_int(y), random.at(offsets)));
+    } else {
+      const StochasticRounding rounding(y, random.at(offsets));
+      return V::add(V::to_int(rounding.nearest), rounding.up);
+    }
+  }
+
+  template <Path kPath>
+  static F rounded_wide(const Constants& constants, F x, const RandomBits& random, const uint32_t* offsets) {
+    const F y = constants.clamped_steps(x);
+    if constexpr (kPath == Path::kNearest) {
+      return V::round(y);
+    } else {
+      const StochasticRounding rounding(y, random.at(offsets));
+      return V::add(rounding.nearest, V::to_float(rounding.up));
+    }
+  }
+
+  template <class Input, class Code, Path kPath>
   static int64_t quantize_as(const Quantizer& quantizer, const QuantizeBlock& block) {
     const auto* x = static_cast<const Input*>(block.x);
     auto* codes = static_cast<Code*>(block.codes);
-    const Constants constants(quantizer);
+    const Constants constants(quantizer, kPath == Path::kNarrow ? 0x1p22F : 1.0F);
     const RandomBits random(block);
     I zeros = V::set_int(0);
 
     const auto sixteen = [&](const Input* from, const uint32_t* offsets, Code* to, M valid) {
-      const F y = constants.clamped_steps(V::load(from));
       if constexpr (V::template is_float<Code>()) {
-        F r;
-        if constexpr (kStochastic) {
-          const StochasticRounding rounding(y, random.at(offsets));
-          r = V::add_where(rounding.up, rounding.floor, V::set(1.0F));
-        } else {
-          r = V::round(y);
-        }
-        // Several wide codes may round to 0.0.
+        const F r = rounded_wide<kPath>(constants, V::load(from), random, offsets);
         const F value = V::add(V::mul(constants.scale, r), constants.offset);
+        // Several wide codes may round to 0.0.
         zeros = V::count(zeros, V::both(valid, V::equal(value, V::set(0.0F))));
         V::store(to, value);
       } else {
-        I r;
-        if constexpr (kStochastic) {
-          const StochasticRounding rounding(y, random.at(offsets));
-          r = V::count(V::to_int(rounding.floor), rounding.up);
-        } else {
-          r = V::to_int(y);
-        }
+        const I r = rounded<kPath>(constants, V::load(from), random, offsets);
         zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps)));
         V::store(to, V::add(r, constants.zero_code));
       }
     };
 
+    const auto offsets_at = [&](int64_t i) {
+      return kPath == Path::kNearest ? nullptr : block.index_offsets + i;
+    };
     int64_t i = 0;
-    for (; i + kLanes <= block.count; i += kLanes) {
-      sixteen(x + i, kStochastic ? block.index_offsets + i : nullptr, codes + i, V::first(kLanes));
-    }
+    for (; i + kLanes <= block.count; i += kLanes) sixteen(x + i, offsets_at(i), codes + i, V::first(kLanes));
     if (const int64_t rest = block.count - i; rest > 0) {
       Code last[kLanes];
-      sixteen(Tail<Input>(x + i, rest).x, kStochastic ? block.index_offsets + i : nullptr, last,
-              V::first(rest));
+      sixteen(Tail<Input>(x + i, rest).x, offsets_at(i), last, V::first(rest));
       std::memcpy(codes + i, last, static_cast<size_t>(rest) * sizeof(Code));
     }
     return V::reduce_count(zeros);
@@ -189,8 +207,12 @@ struct VectorQuantize {
 
   template <class Input, class Code>
   static int64_t quantize_to(const Quantizer& quantizer, const QuantizeBlock& block) {
-    return quantizer.stochastic ? quantize_as<Input, Code, true>(quantizer, block)
-                                : quantize_as<Input, Code, false>(quantizer, block);
+    if (!quantizer.stochastic) return quantize_as<Input, Code, Path::kNearest>(quantizer, block);
+    if constexpr (sizeof(Code) == 1) {
+      const bool constants_stay_normal = quantizer.scale > 0x1p-100F && quantizer.scale < 0x1p100F;
+      if (constants_stay_normal) return quantize_as<Input, Code, Path::kNarrow>(quantizer, block);
+    }
+    return quantize_as<Input, Code, Path::kStochastic>(quantizer, block);
   }
 
   template <class Input>

@@ -90,13 +90,11 @@ TEST(Quantizer, RoundingAgreesWithTheMathLibrary) {
     for (int i = 0; i < 1000; ++i) {
       const float y = std::ldexp(mantissa(generator), exponent);
       ASSERT_EQ(round_half_even(y), std::nearbyint(y)) << y;
-      ASSERT_EQ(round_down(y), std::floor(y)) << y;
     }
   }
   for (int twice = -70000; twice <= 70000; ++twice) {
     const float y = static_cast<float>(twice) / 2.0F;
     ASSERT_EQ(round_half_even(y), std::nearbyint(y));
-    ASSERT_EQ(round_down(y), std::floor(y));
   }
 }
 
@@ -108,14 +106,17 @@ TEST(Quantizer, StochasticRoundingNeverMovesIntegers) {
   }
 }
 
-/// P(up) over all 2^24 random numbers is a count, so its expectation can be checked exactly.
+/// P(up) over all 2^22 random numbers is a count, so its expectation can be checked exactly.
 TEST(Quantizer, StochasticRoundingIsUnbiasedOverAllRandomNumbers) {
   for (const float y :
-       {0.25F, -0.25F, 0.7F, -5.3F, 100.01F, 126.75F, 30000.125F, 0x1p-24F, 0x1p-20F, -1e-3F}) {
-    int64_t up = 0;
-    for (uint32_t k = 0; k < (1U << 24); ++k) up += round_stochastic(y, k << 8) > y;
-    const double expected = static_cast<double>(y) - std::floor(static_cast<double>(y));
-    EXPECT_NEAR(static_cast<double>(up) * 0x1p-24, expected, 0x1p-24) << y;
+       {0.25F, -0.25F, 0.7F, -5.3F, 100.01F, 126.75F, 30000.125F, 0x1p-22F, 0x1p-20F, -1e-3F, -1e-8F}) {
+    int64_t sum = 0;
+    for (uint32_t k = 0; k < (1U << 22); ++k) {
+      const float r = round_stochastic(y, k << 10);
+      ASSERT_LT(std::fabs(r - y), 1.0F + 1e-7F);
+      sum += static_cast<int64_t>(r);
+    }
+    EXPECT_NEAR(static_cast<double>(sum) * 0x1p-22, static_cast<double>(y), 0x1p-23) << y;
   }
 }
 

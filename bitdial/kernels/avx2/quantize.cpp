@@ -74,20 +74,20 @@ struct Lanes {
     constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(x.a, kMode), _mm256_round_ps(x.b, kMode)};
   }
-  static F floor(F x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
-  static F add_where(M where, F x, F y) {
-    return {_mm256_add_ps(x.a, _mm256_and_ps(y.a, _mm256_castsi256_ps(where.a))),
-            _mm256_add_ps(x.b, _mm256_and_ps(y.b, _mm256_castsi256_ps(where.b)))};
-  }
 
   static I add(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
   static I sub(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
   static I mul(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
   static I abs(I x) { return {_mm256_abs_epi32(x.a), _mm256_abs_epi32(x.b)}; }
   static I bit_xor(I x, I y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+  static I bit_xor(I x, I y, I z) { return bit_xor(bit_xor(x, y), z); }
   template <int kBits>
   static I shift_right(I x) {
     return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)};
+  }
+  template <int kBits>
+  static I shift_right_signed(I x) {
+    return {_mm256_srai_epi32(x.a, kBits), _mm256_srai_epi32(x.b, kBits)};
   }
   static I to_int(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
   static F to_float(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
@@ -103,7 +103,6 @@ struct Lanes {
   static M either(M x, M y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
   static bool any(M x) { return _mm256_movemask_epi8(_mm256_or_si256(x.a, x.b)) != 0; }
   static M less(F x, F y) { return compare<_CMP_LT_OQ>(x, y); }
-  static M less(I x, I y) { return {_mm256_cmpgt_epi32(y.a, x.a), _mm256_cmpgt_epi32(y.b, x.b)}; }
   static M equal(F x, F y) { return compare<_CMP_EQ_OQ>(x, y); }
   static M equal(I x, I y) { return {_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)}; }
   static M is_nan(F x) { return compare<_CMP_UNORD_Q>(x, x); }

@@ -45,17 +45,20 @@ struct Lanes {
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
   static F abs(F a) { return _mm512_abs_ps(a); }
   static F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static F floor(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-  static F add_where(M where, F a, F b) { return _mm512_mask_add_ps(a, where, a, b); }
 
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I sub(I a, I b) { return _mm512_sub_epi32(a, b); }
   static I mul(I a, I b) { return _mm512_mullo_epi32(a, b); }
   static I abs(I a) { return _mm512_abs_epi32(a); }
   static I bit_xor(I a, I b) { return _mm512_xor_si512(a, b); }
+  static I bit_xor(I a, I b, I c) { return _mm512_ternarylogic_epi32(a, b, c, 0x96); }
   template <int kBits>
   static I shift_right(I a) {
     return _mm512_srli_epi32(a, kBits);
+  }
+  template <int kBits>
+  static I shift_right_signed(I a) {
+    return _mm512_srai_epi32(a, kBits);
   }
   static I to_int(F a) { return _mm512_cvtps_epi32(a); }
   static F to_float(I a) { return _mm512_cvtepi32_ps(a); }
@@ -69,7 +72,6 @@ struct Lanes {
   static M either(M a, M b) { return a | b; }
   static bool any(M a) { return a != 0; }
   static M less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
-  static M less(I a, I b) { return _mm512_cmplt_epi32_mask(a, b); }
   static M equal(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
   static M equal(I a, I b) { return _mm512_cmpeq_epi32_mask(a, b); }
   static M is_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
