@@ -22,7 +22,7 @@ struct Augmentation {
   bool random_resized_crop = false;  ///< area 8..100 %, aspect ratio 3/4..4/3 of the stored image
   int crop_padding = 0;              ///< black border on each side before a random crop of the original size
   bool horizontal_flip = false;      ///< with probability 1/2
-  ChannelStatistics statistics;
+  ChannelStatistics statistics{};
 };
 
 /// The mean and deviation that published recipes use for a data set; ImageNet's for image-folder.

@@ -25,7 +25,7 @@ struct LoaderOptions {
   uint64_t seed = 0;
   int workers = 1;   ///< threads beside the caller; 0 prepares batches inside next()
   int prefetch = 4;  ///< batches prepared ahead, at most
-  Augmentation augmentation;
+  Augmentation augmentation{};
 };
 
 /// The order in which an epoch visits `size` images: Fisher-Yates over the counter-based stream of (seed,
