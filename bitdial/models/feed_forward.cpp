@@ -62,7 +62,7 @@ class Stack {
 class LeNet5 : public Network {
  public:
   explicit LeNet5(const Options& options) {
-    input_size_ = {options.in_channels.value_or(1), 32, 32};
+    input_size_ = models::input_size(options, 1, 32);
     LayerFactory make(input_size_, options);
     conv1_ = register_module("conv1", make.conv("conv1", 6, 5, 1, 0, true));
     pool1_ = make.avg_pool("pool1", 2, 2);
@@ -90,8 +90,7 @@ class LeNet5 : public Network {
 class AlexNet : public FeedForward {
  public:
   AlexNet(bool imagenet, const Options& options) {
-    const int64_t edge = imagenet ? 224 : 32;
-    input_size_ = {options.in_channels.value_or(3), edge, edge};
+    input_size_ = models::input_size(options, 3, imagenet ? 224 : 32);
     LayerFactory make(input_size_, options);
     add_features(make, imagenet);
     if (imagenet) {
@@ -137,7 +136,7 @@ class AlexNet : public FeedForward {
 class Vgg16Bn : public FeedForward {
  public:
   explicit Vgg16Bn(const Options& options) {
-    input_size_ = {options.in_channels.value_or(3), 32, 32};
+    input_size_ = models::input_size(options, 3, 32);
     LayerFactory make(input_size_, options);
     Stack stack(make, features_, "features.");
     constexpr int64_t kPool = 0;

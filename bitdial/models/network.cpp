@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "bitdial/core/error.h"
 #include "bitdial/nn/norm.h"
 
 namespace bitdial::models {
@@ -9,7 +10,10 @@ namespace bitdial::models {
 namespace {
 
 int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding) {
-  return (size + 2 * padding - kernel) / stride + 1;
+  const int64_t reach = size + 2 * padding - kernel;
+  require(reach >= 0, "models", "images are too small for the network: a window of {} meets {} pixels",
+          kernel, size);
+  return reach / stride + 1;
 }
 
 }  // namespace
@@ -77,6 +81,11 @@ torch::nn::AvgPool2d LayerFactory::avg_pool(const std::string& name, int64_t ker
 void LayerFactory::global_avg_pool(const std::string& name) {
   const int64_t kernel = shape_.height;
   add_row(name, "avg_pool2d", {shape_.channels, 1, 1}).kernel = kernel;
+}
+
+ImageSize input_size(const Options& options, int64_t published_channels, int64_t published_edge) {
+  const int64_t edge = options.image_size.value_or(published_edge);
+  return {options.in_channels.value_or(published_channels), edge, edge};
 }
 
 void init_he_fan_out(const nn::Conv2d& conv) {

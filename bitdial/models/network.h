@@ -51,6 +51,9 @@ class LayerFactory {
   std::vector<LayerRow> table_;
 };
 
+/// The images that a network is built for: what `options` says, else the published edge and channels.
+ImageSize input_size(const Options& options, int64_t published_channels, int64_t published_edge);
+
 /// Normal with variance 2 / (k^2 * out_channels): He et al. 2015, fan-out mode.
 void init_he_fan_out(const nn::Conv2d& conv);
 

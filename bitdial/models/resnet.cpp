@@ -127,7 +127,7 @@ class ResNet : public Network {
 
 std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options) {
   ResNetShape shape;
-  shape.input = {options.in_channels.value_or(3), 32, 32};
+  shape.input = input_size(options, 3, 32);
   shape.stage_channels = {16, 32, 64};
   shape.blocks_per_stage = n;
   // The initialiser of the SkipNet setting (recipes.md, section 1).
@@ -137,8 +137,7 @@ std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options) {
 
 std::shared_ptr<Network> make_resnet18(bool imagenet, const Options& options) {
   ResNetShape shape;
-  const int64_t edge = imagenet ? 224 : 32;
-  shape.input = {options.in_channels.value_or(3), edge, edge};
+  shape.input = input_size(options, 3, imagenet ? 224 : 32);
   shape.stem_channels = 64;
   shape.stem_kernel = imagenet ? 7 : 3;
   shape.stem_stride = imagenet ? 2 : 1;

@@ -43,6 +43,8 @@ std::shared_ptr<Network> make(std::string_view name, const Options& options) {
   require(options.classes > 0, "models", "a classifier needs at least one class, got {}", options.classes);
   require(options.in_channels.value_or(1) > 0, "models", "images need at least one channel, got {}",
           options.in_channels.value_or(1));
+  require(options.image_size.value_or(1) > 0, "models", "images need at least one pixel, got an edge of {}",
+          options.image_size.value_or(1));
   const auto* const entry =
       std::find_if(kZoo.begin(), kZoo.end(), [&](const Entry& candidate) { return candidate.name == name; });
   if (entry == kZoo.end()) {

@@ -1,0 +1,3 @@
+#include "bitdial/cli/command.h"
+
+int main(int argc, char** argv) { return bitdial::cli::run(argc, argv); }

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace bitdial::cli {
+
+/// A recipe by file, or by name ("cifar10-resnet20") from the recipes that come with the program: `recipes/`
+/// in a folder above the executable (source tree) or `share/bitdial/recipes/` there (installed). Throws Error
+/// that suggests the nearest name.
+std::filesystem::path find_recipe(const std::string& file_or_name);
+
+/// The names that find_recipe knows.
+std::vector<std::string> recipe_names();
+
+}  // namespace bitdial::cli

@@ -1,0 +1,49 @@
+#include "bitdial/cli/table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+namespace bitdial::cli {
+
+namespace {
+
+bool is_number(std::string_view cell) {
+  return !cell.empty() && cell.find_first_not_of("0123456789.,+-%x ") == std::string_view::npos;
+}
+
+}  // namespace
+
+std::string Table::text() const {
+  const size_t columns = rows_.front().size();
+  std::vector<size_t> width(columns, 0);
+  std::vector<bool> right(columns, rows_.size() > 1);
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    for (size_t c = 0; c < columns; ++c) {
+      width[c] = std::max(width[c], rows_[r][c].size());
+      if (r > 0 && !rows_[r][c].empty() && !is_number(rows_[r][c])) right[c] = false;
+    }
+  }
+  std::string text;
+  for (const auto& row : rows_) {
+    std::string line;
+    for (size_t c = 0; c < columns; ++c) {
+      line += right[c] ? fmt::format("{:>{}}", row[c], width[c]) : fmt::format("{:<{}}", row[c], width[c]);
+      if (c + 1 < columns) line += "  ";
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    text += line + "\n";
+  }
+  return text;
+}
+
+std::string grouped(long value) {
+  std::string digits = std::to_string(value);
+  for (auto position = static_cast<long>(digits.size()) - 3; position > (value < 0 ? 1 : 0); position -= 3) {
+    digits.insert(static_cast<size_t>(position), ",");
+  }
+  return digits;
+}
+
+}  // namespace bitdial::cli

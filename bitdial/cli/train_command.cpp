@@ -1,0 +1,190 @@
+// bitdial train, eval, export.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "bitdial/cli/command.h"
+#include "bitdial/cli/recipe_files.h"
+#include "bitdial/cli/stop_signal.h"
+#include "bitdial/cli/table.h"
+#include "bitdial/core/error.h"
+#include "bitdial/train/checkpoint.h"
+#include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/evaluation.h"
+#include "bitdial/train/recipe.h"
+#include "bitdial/train/trainer.h"
+
+namespace bitdial::cli {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int kInterrupted = 130;  // what a shell reports for SIGINT
+
+struct TrainArguments {
+  std::string recipe;
+  std::string resume;
+  std::string out;
+  std::string data_dir;
+  std::string init;
+  std::string policy;
+  std::string arithmetic;
+  std::vector<std::string> settings;
+  std::optional<int64_t> epochs;
+  std::optional<int64_t> seed;
+  std::optional<int64_t> threads;
+};
+
+train::Recipe resolve_recipe(const TrainArguments& arguments) {
+  train::Recipe recipe = train::load_recipe(find_recipe(arguments.recipe));
+  if (!arguments.policy.empty()) train::set_recipe_value(recipe, "precision.policy=" + arguments.policy);
+  if (!arguments.arithmetic.empty())
+    train::set_recipe_value(recipe, "precision.arithmetic=" + arguments.arithmetic);
+  if (!arguments.data_dir.empty()) recipe.data.directory = arguments.data_dir;
+  if (!arguments.init.empty()) recipe.model.init = arguments.init;
+  if (arguments.epochs) train::set_recipe_value(recipe, fmt::format("train.epochs={}", *arguments.epochs));
+  if (arguments.seed) train::set_recipe_value(recipe, fmt::format("train.seed={}", *arguments.seed));
+  if (arguments.threads) train::set_recipe_value(recipe, fmt::format("train.threads={}", *arguments.threads));
+  for (const std::string& setting : arguments.settings) train::set_recipe_value(recipe, setting);
+  train::check_recipe(recipe);
+  return recipe;
+}
+
+/// runs/<recipe>-<policy>-<n> with the first n that is free.
+fs::path free_directory(const std::string& recipe, const std::string& policy) {
+  std::string name = fs::path(recipe).stem().string() + "-" + policy;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return c == ':' || c == '/' || c == ' '; }, '-');
+  for (int n = 1;; ++n) {
+    const fs::path path = fs::path("runs") / fmt::format("{}-{}", name, n);
+    if (!fs::exists(path)) return path;
+  }
+}
+
+void print_summary(const train::TrainSummary& summary) {
+  if (summary.evaluation) {
+    fmt::print("test accuracy {:.2f} % (best {:.2f} %), test loss {:.4f}\n",
+               100 * summary.evaluation->accuracy, 100 * summary.best_accuracy, summary.evaluation->loss);
+  }
+  fmt::print("{} epochs, {} steps in {}; run directory {}\n", summary.epochs, summary.steps,
+             train::format_duration(summary.seconds), summary.directory.string());
+}
+
+void run_train(const TrainArguments& arguments) {
+  const StopSignal signal;
+  train::TrainOptions options;
+  options.stop = StopSignal::requested;
+  train::TrainSummary summary;
+  if (arguments.resume.empty()) {
+    const train::Recipe recipe = resolve_recipe(arguments);
+    const fs::path directory = arguments.out.empty()
+                                   ? free_directory(arguments.recipe, recipe.precision.policy)
+                                   : fs::path(arguments.out);
+    summary = train::train(recipe, directory, options);
+  } else {
+    summary = train::resume(arguments.resume, options);
+  }
+  if (!summary.finished) {
+    fmt::print("stopped after {} steps; everything is saved. Go on with:\n  bitdial train --resume {}\n",
+               summary.steps, summary.directory.string());
+    std::fflush(stdout);
+    throw CLI::RuntimeError(kInterrupted);
+  }
+  print_summary(summary);
+}
+
+void print_evaluation(const train::EvaluationReport& report) {
+  fmt::print("{} after {} epochs on the {} test images of {}\n\n", report.checkpoint.string(), report.epochs,
+             report.quantized.images, report.data);
+  Table table({"precision", "accuracy %", "loss"});
+  const auto add = [&](const std::string& name, const train::Evaluation& result) {
+    table.add({name, fmt::format("{:.2f}", 100 * result.accuracy), fmt::format("{:.4f}", result.loss)});
+  };
+  add(fmt::format("{} ({})", report.policy, report.arithmetic), report.quantized);
+  add("float32, same weights", report.float32);
+  fmt::print("{}", table.text());
+}
+
+void run_export(const std::string& from, const std::string& to, bool best) {
+  const fs::path source = train::find_checkpoint(from, best);
+  const train::Checkpoint checkpoint = train::read_checkpoint(source);
+  const train::TensorFile weights = checkpoint.tensors_under("model.");
+  require(!weights.tensors.empty(), "export", "{} holds no weights", source.string());
+  train::write_weights(to, weights);
+  fmt::print("{} tensors of {} written to {}\n", weights.tensors.size(), checkpoint.model, to);
+}
+
+}  // namespace
+
+void add_train_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("train", "Train a network as a recipe says, or go on with a run");
+  const auto arguments = std::make_shared<TrainArguments>();
+  auto* recipe =
+      command->add_option("RECIPE", arguments->recipe, "A TOML file, or the name of a shipped recipe");
+  auto* resume = command->add_option("--resume", arguments->resume, "Go on with the run in this directory");
+  resume->excludes(recipe);
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    command->add_option(name, value, help)->excludes(resume);
+  };
+  add("--policy", arguments->policy,
+      "Precision policy: apt, static:8/8/8, float32, ... (`bitdial policies`)");
+  add("--arithmetic", arguments->arithmetic, "integer (real int8/int16 GEMMs) or simulated");
+  add("--epochs", arguments->epochs, "Short for --set train.epochs=N");
+  add("--seed", arguments->seed, "Of initial weights, data order and stochastic rounding");
+  add("--threads", arguments->threads, "Threads of the computation; default: all");
+  add("--data-dir", arguments->data_dir, "Folder of the data set");
+  add("--out", arguments->out, "Run directory; default: runs/<recipe>-<policy>-<n>");
+  add("--init", arguments->init, "Start from a PyTorch state dict (.pt, .pth) or safetensors");
+  command
+      ->add_option("--set", arguments->settings,
+                   "Change a key of the recipe, e.g. --set optimizer.momentum=0.8")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->excludes(resume);
+  command->callback([arguments, command] {
+    if (arguments->recipe.empty() && arguments->resume.empty()) {
+      throw CLI::RequiredError("RECIPE or --resume DIR");
+    }
+    run_train(*arguments);
+  });
+}
+
+void add_eval_command(CLI::App& app) {
+  CLI::App* command =
+      app.add_subcommand("eval", "Evaluate a run or checkpoint in its stored precision, float32 beside it");
+  struct Arguments {
+    std::string path;
+    std::string data_dir;
+    train::EvaluateOptions options;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("RUN", arguments->path, "Run directory or checkpoint")->required();
+  command->add_option("--data-dir", arguments->data_dir, "Folder of the data set; default: the recipe's");
+  command->add_option("--threads", arguments->options.threads, "Threads; default: the recipe's");
+  command->add_flag("--best", arguments->options.best, "The best checkpoint of a run, not the newest");
+  command->callback([arguments] {
+    if (!arguments->data_dir.empty()) arguments->options.data_directory = arguments->data_dir;
+    print_evaluation(train::evaluate_checkpoint(arguments->path, arguments->options));
+  });
+}
+
+void add_export_command(CLI::App& app) {
+  CLI::App* command = app.add_subcommand("export", "Write weights that PyTorch reads");
+  struct Arguments {
+    std::string from, to;
+    bool best = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  command->add_option("RUN", arguments->from, "Run directory or checkpoint")->required();
+  command->add_option("FILE", arguments->to, "To write: .pt or .pth (state dict), or .safetensors")
+      ->required();
+  command->add_flag("--best", arguments->best, "The best checkpoint of a run, not the newest");
+  command->callback([arguments] { run_export(arguments->from, arguments->to, arguments->best); });
+}
+
+}  // namespace bitdial::cli

@@ -1,0 +1,90 @@
+#include "bitdial/train/evaluation.h"
+
+#include "bitdial/core/error.h"
+#include "bitdial/models/network.h"
+#include "bitdial/train/batch.h"
+#include "bitdial/train/checkpoint.h"
+#include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/setup.h"
+#include "bitdial/train/weights.h"
+
+namespace bitdial::train {
+
+namespace {
+
+/// Puts a network back into the mode it was in.
+class EvaluationMode {
+ public:
+  explicit EvaluationMode(models::Network& network)
+      : network_(network), was_training_(network.is_training()) {
+    network_.eval();
+  }
+  ~EvaluationMode() { network_.train(was_training_); }
+  EvaluationMode(const EvaluationMode&) = delete;
+  EvaluationMode& operator=(const EvaluationMode&) = delete;
+
+ private:
+  models::Network& network_;
+  bool was_training_;
+};
+
+}  // namespace
+
+std::optional<Evaluation> evaluate(models::Network& network, nn::Session* session, data::Loader& loader,
+                                   const std::function<bool()>& stop) {
+  torch::NoGradGuard no_grad;
+  const EvaluationMode mode(network);
+  Evaluation result;
+  int64_t correct = 0;
+  loader.start_epoch(0);
+  while (auto batch = loader.next()) {
+    if (stop && stop()) return std::nullopt;
+    const auto [images, labels] = tensors_of(*batch, loader.dataset().shape());
+    torch::Tensor logits;
+    {
+      std::optional<nn::ForwardScope> scope;
+      if (session) scope.emplace(*session);
+      logits = network.forward(images).to(torch::kFloat32);
+    }
+    const auto loss = torch::nn::functional::cross_entropy(
+        logits, labels, torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum));
+    result.loss += loss.item<double>();
+    correct += logits.argmax(1).eq(labels).sum().item<int64_t>();
+    result.images += batch->size;
+    loader.recycle(std::move(*batch));
+  }
+  result.loss /= static_cast<double>(result.images);
+  result.accuracy = static_cast<double>(correct) / static_cast<double>(result.images);
+  return result;
+}
+
+EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpoint,
+                                     const EvaluateOptions& options) {
+  EvaluationReport report;
+  report.checkpoint = find_checkpoint(run_or_checkpoint, options.best);
+  const Checkpoint checkpoint = read_checkpoint(report.checkpoint);
+  Recipe recipe = parse_recipe(checkpoint.recipe, report.checkpoint.string());
+  if (options.data_directory) recipe.data.directory = options.data_directory->string();
+  configure_threads(options.threads > 0 ? options.threads : recipe.train.threads);
+
+  const auto dataset = open_split(recipe, data::Split::kTest);
+  const auto policy = make_policy(recipe.precision);
+  const auto network = models::make(recipe.model.name, model_options(recipe, *dataset, *policy));
+  import_weights(*network, checkpoint.tensors_under("model."), report.checkpoint.string());
+  data::Loader loader(dataset, loader_options(recipe, data::Split::kTest));
+
+  report.float32 = *evaluate(*network, nullptr, loader);
+  nn::Session session(policy, session_options(recipe));
+  session.attach(*network);
+  session.load_state(checkpoint.session);
+  report.quantized = *evaluate(*network, &session, loader);
+
+  report.model = recipe.model.name;
+  report.data = recipe.data.name;
+  report.policy = policy->name();
+  report.arithmetic = policy->quantizes() ? recipe.precision.arithmetic : "float";
+  report.epochs = checkpoint.progress.epoch;
+  return report;
+}
+
+}  // namespace bitdial::train

@@ -1,0 +1,473 @@
+#include "bitdial/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "bitdial/core/error.h"
+#include "bitdial/kernels/isa.h"
+#include "bitdial/models/network.h"
+#include "bitdial/train/batch.h"
+#include "bitdial/train/checkpoint.h"
+#include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/finite_probe.h"
+#include "bitdial/train/optimizer.h"
+#include "bitdial/train/run_directory.h"
+#include "bitdial/train/schedule.h"
+#include "bitdial/train/setup.h"
+#include "bitdial/train/weights.h"
+
+namespace bitdial::train {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// What one optimiser step found on its batch.
+struct StepOutcome {
+  double loss = 0.0;
+  int64_t correct = 0;
+  int64_t images = 0;
+  double learning_rate = 0.0;
+};
+
+/// "layer1.0.conv1.weight" -> "layer1.0.conv1"
+std::string layer_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+class Trainer {
+ public:
+  Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options);
+
+  void start_from_init();
+  void restore(const Checkpoint& checkpoint);
+  TrainSummary run();
+
+ private:
+  enum class Outcome : uint8_t { kDone, kStopped };
+
+  Outcome run_epoch();
+  Outcome run_steps();
+  Outcome finish_epoch();
+  StepOutcome run_step(data::Batch& batch);
+  StepOutcome accumulate_gradients(const BatchTensors& batch, StepInfo& info);
+  void check_gradients(const StepInfo& info);
+  [[noreturn]] void explain_non_finite_loss(const torch::Tensor& images, const StepInfo& info);
+
+  [[noreturn]] void explain_non_finite_evaluation();
+
+  StepInfo step_info() const;
+  bool should_stop() const { return options_.stop && options_.stop(); }
+  bool evaluates(int64_t epoch) const;
+  void log_step(const StepOutcome& outcome);
+  void log_epoch(const std::optional<Evaluation>& evaluation, double seconds);
+  ProgressState progress_state() const;
+  std::filesystem::path save();
+  void print_head();
+
+  Recipe recipe_;
+  RunDirectory run_;
+  TrainOptions options_;
+  std::shared_ptr<const data::Dataset> train_data_;
+  std::shared_ptr<const data::Dataset> test_data_;
+  data::Loader train_loader_;
+  data::Loader test_loader_;
+  std::shared_ptr<Policy> policy_;
+  models::Options model_options_;
+  std::shared_ptr<models::Network> network_;
+  std::optional<nn::Session> session_;
+  std::optional<Optimizer> optimizer_;
+  Schedule schedule_;
+  std::optional<double> policy_learning_rate_;
+  ProgressBar bar_;
+
+  Progress progress_;
+  bool stop_after_epoch_ = false;  ///< the policy asked for it
+  double last_learning_rate_ = 0.0;
+  double last_train_loss_ = 0.0;
+  std::optional<Evaluation> last_evaluation_;
+
+  // Of this call and epoch, for rates and the time left.
+  Clock::time_point call_start_ = Clock::now();
+  double seconds_before_call_ = 0.0;
+  Clock::time_point epoch_start_ = Clock::now();
+  double step_seconds_ = 0.0;
+  int64_t step_images_ = 0;
+  double evaluation_seconds_ = 0.0;
+};
+
+std::shared_ptr<models::Network> make_network(const Recipe& recipe, const models::Options& options) {
+  torch::manual_seed(static_cast<uint64_t>(recipe.train.seed));
+  return models::make(recipe.model.name, options);
+}
+
+Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options)
+    : recipe_(std::move(recipe)),
+      run_(std::move(run)),
+      options_(options),
+      train_data_(open_split(recipe_, data::Split::kTrain)),
+      test_data_(open_split(recipe_, data::Split::kTest)),
+      train_loader_(train_data_, loader_options(recipe_, data::Split::kTrain)),
+      test_loader_(test_data_, loader_options(recipe_, data::Split::kTest)),
+      policy_(make_policy(recipe_.precision)),
+      model_options_(model_options(recipe_, *train_data_, *policy_)),
+      network_(make_network(recipe_, model_options_)),
+      schedule_(recipe_.schedule, recipe_.optimizer.learning_rate, train_loader_.batches(),
+                train_loader_.batches() * recipe_.train.epochs),
+      bar_(options.bar) {
+  require(train_data_->classes() == test_data_->classes() && train_data_->shape() == test_data_->shape(),
+          "train", "training and test split of {} differ in classes or image shape", recipe_.data.name);
+  require(train_loader_.batches() > 0, "train",
+          "no batches: {} training images, batches of {} and data.drop_last = true", train_data_->size(),
+          recipe_.data.batch_size);
+  nn::SessionOptions session_settings = session_options(recipe_);
+  session_settings.on_event = [this](const nn::PrecisionEvent& event) {
+    run_.write(PrecisionLine{event.step, event.layer, event.tensor, event.bits, event.scale_log2,
+                             event.fraction_length, event.arithmetic, event.reason, event.evidence});
+  };
+  session_.emplace(policy_, std::move(session_settings));
+  session_->attach(*network_);
+  optimizer_.emplace(recipe_.optimizer, *network_);
+}
+
+void Trainer::start_from_init() {
+  if (recipe_.model.init.empty()) return;
+  import_weights(*network_, read_weights(recipe_.model.init), recipe_.model.init);
+}
+
+void Trainer::restore(const Checkpoint& checkpoint) {
+  const std::string source = run_.checkpoints().string();
+  import_weights(*network_, checkpoint.tensors_under("model."), source);
+  std::map<std::string, torch::Tensor> optimizer_state;
+  for (const StoredTensor& tensor : checkpoint.tensors_under("optimizer.").tensors) {
+    optimizer_state[tensor.name] = from_stored(tensor);
+  }
+  optimizer_->load_state(optimizer_state);
+  const TensorFile random_state = checkpoint.tensors_under("rng.");
+  require(random_state.tensors.size() == 1, "checkpoint", "{} lacks the state of the random generator",
+          source);
+  at::globalContext().defaultGenerator(at::kCPU).set_state(from_stored(random_state.tensors.front()));
+  session_->load_state(checkpoint.session);
+  schedule_.load_state(checkpoint.schedule);
+  policy_learning_rate_ = checkpoint.policy_learning_rate;
+  progress_ = checkpoint.progress;
+  seconds_before_call_ = progress_.seconds;
+  run_.rewind(checkpoint.logs);
+}
+
+StepInfo Trainer::step_info() const {
+  StepInfo info;
+  info.step = progress_.step;
+  info.epoch = progress_.epoch;
+  info.steps_per_epoch = train_loader_.batches();
+  info.total_steps = train_loader_.batches() * recipe_.train.epochs;
+  return info;
+}
+
+void Trainer::explain_non_finite_loss(const torch::Tensor& images, const StepInfo& info) {
+  // The session goes: the layers now report to the probe.
+  const std::string layer = first_non_finite_operand(*network_, session_, images, info);
+  fail("train", "step {}: the loss is not finite; first operand that is not finite: {}", info.step, layer);
+}
+
+void Trainer::explain_non_finite_evaluation() {
+  test_loader_.start_epoch(0);
+  auto batch = test_loader_.next();
+  explain_non_finite_loss(tensors_of(*batch, test_data_->shape()).images, step_info());
+}
+
+StepOutcome Trainer::accumulate_gradients(const BatchTensors& batch, StepInfo& info) {
+  StepOutcome outcome;
+  outcome.images = batch.images.size(0);
+  const int64_t parts = std::min(recipe_.train.micro_batches, outcome.images);
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t begin = outcome.images * part / parts;
+    const int64_t count = outcome.images * (part + 1) / parts - begin;
+    const torch::Tensor images = batch.images.narrow(0, begin, count);
+    const torch::Tensor labels = batch.labels.narrow(0, begin, count);
+    info.micro_batch = static_cast<int>(part);
+    session_->begin_step(info);
+    torch::Tensor loss;
+    torch::Tensor logits;
+    {
+      const nn::ForwardScope scope(*session_);
+      logits = network_->forward(images).to(torch::kFloat32);
+      loss = torch::nn::functional::cross_entropy(
+          logits, labels,
+          torch::nn::functional::CrossEntropyFuncOptions().label_smoothing(recipe_.train.label_smoothing));
+    }
+    const auto value = loss.item<double>();
+    if (!std::isfinite(value)) explain_non_finite_loss(images, info);
+    const double share = static_cast<double>(count) / static_cast<double>(outcome.images);
+    (parts == 1 ? loss : loss * share).backward();
+    outcome.loss += value * share;
+    torch::NoGradGuard no_grad;
+    outcome.correct += logits.argmax(1).eq(labels).sum().item<int64_t>();
+  }
+  return outcome;
+}
+
+void Trainer::check_gradients(const StepInfo& info) {
+  const double norm = optimizer_->gradient_norm();
+  if (!std::isfinite(norm)) {
+    const std::string parameter = optimizer_->first_non_finite_gradient();
+    require(parameter.empty(), "train", "step {}: layer {}: the gradient of {} is not finite", info.step,
+            layer_of(parameter), parameter);
+    require(recipe_.train.clip_norm <= 0.0, "train",
+            "step {}: the gradient's norm exceeds the range of numbers and cannot be clipped", info.step);
+  }
+  const double limit = recipe_.train.clip_norm;
+  if (limit > 0.0 && norm > limit) optimizer_->scale_gradients(limit / norm);
+}
+
+StepOutcome Trainer::run_step(data::Batch& batch) {
+  StepInfo info = step_info();
+  try {
+    optimizer_->zero_grad();
+    StepOutcome outcome = accumulate_gradients(tensors_of(batch, train_data_->shape()), info);
+    check_gradients(info);
+    outcome.learning_rate = policy_learning_rate_.value_or(schedule_.learning_rate(info.step));
+    optimizer_->step(outcome.learning_rate);
+    session_->end_step(info, {outcome.loss, outcome.learning_rate});
+    return outcome;
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    if (text.starts_with("[train]")) throw;
+    fail("train", "step {}: {}", info.step, text);
+  }
+}
+
+bool Trainer::evaluates(int64_t epoch) const {
+  return (epoch + 1) % recipe_.train.evaluate_every == 0 || epoch + 1 == recipe_.train.epochs ||
+         stop_after_epoch_;
+}
+
+ProgressState Trainer::progress_state() const {
+  const nn::PrecisionSummary precision = session_->summary();
+  ProgressState state;
+  state.epoch = progress_.epoch;
+  state.epochs = recipe_.train.epochs;
+  state.batch = progress_.batch;
+  state.batches = train_loader_.batches();
+  if (progress_.images > 0) {
+    state.loss = progress_.loss_sum / static_cast<double>(progress_.images);
+    state.accuracy = static_cast<double>(progress_.correct) / static_cast<double>(progress_.images);
+  }
+  if (step_seconds_ > 0.0) state.images_per_s = static_cast<double>(step_images_) / step_seconds_;
+  state.bits_w = precision.bits_w;
+  state.bits_a = precision.bits_a;
+  state.bits_dy = precision.bits_dy;
+  state.int8_layers = precision.int8_layers;
+  state.int16_layers = precision.int16_layers;
+  state.float_layers = precision.float_layers;
+  if (step_images_ > 0) {
+    const auto steps_left = static_cast<double>((state.epochs - state.epoch) * state.batches - state.batch);
+    const double per_step =
+        step_seconds_ * static_cast<double>(recipe_.data.batch_size) / static_cast<double>(step_images_);
+    state.seconds_left =
+        steps_left * per_step + evaluation_seconds_ * static_cast<double>(state.epochs - state.epoch);
+  }
+  return state;
+}
+
+void Trainer::log_step(const StepOutcome& outcome) {
+  const ProgressState state = progress_state();
+  bar_.update(state);
+  const int64_t step = progress_.step - 1;
+  if (step % recipe_.train.log_every != 0) return;
+  MetricsLine line;
+  line.kind = MetricsLine::Kind::kStep;
+  line.epoch = progress_.epoch;
+  line.step = step;
+  line.loss = outcome.loss;
+  line.accuracy = static_cast<double>(outcome.correct) / static_cast<double>(outcome.images);
+  line.lr = outcome.learning_rate;
+  line.images_per_s = state.images_per_s;
+  line.bits_w = state.bits_w;
+  line.bits_a = state.bits_a;
+  line.bits_dy = state.bits_dy;
+  run_.write(line);
+}
+
+void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, double seconds) {
+  EpochSummary summary;
+  summary.state = progress_state();
+  summary.seconds = seconds;
+  MetricsLine line;
+  line.kind = MetricsLine::Kind::kEpoch;
+  line.epoch = progress_.epoch;
+  line.step = progress_.step - 1;
+  line.loss = line.accuracy = std::nan("");
+  if (evaluation) {
+    summary.test_loss = line.loss = evaluation->loss;
+    summary.test_accuracy = line.accuracy = evaluation->accuracy;
+  }
+  line.lr = last_learning_rate_;
+  line.images_per_s = summary.state.images_per_s;
+  line.bits_w = summary.state.bits_w;
+  line.bits_a = summary.state.bits_a;
+  line.bits_dy = summary.state.bits_dy;
+  run_.write(line);
+  bar_.end_epoch(summary);
+}
+
+std::filesystem::path Trainer::save() {
+  Checkpoint checkpoint;
+  checkpoint.recipe = to_toml(recipe_);
+  checkpoint.model = recipe_.model.name;
+  checkpoint.classes = model_options_.classes;
+  checkpoint.in_channels = *model_options_.in_channels;
+  checkpoint.image_size = *model_options_.image_size;
+  progress_.seconds = seconds_before_call_ + seconds_since(call_start_);
+  checkpoint.progress = progress_;
+  checkpoint.schedule = schedule_.state();
+  checkpoint.session = session_->state();
+  checkpoint.policy_learning_rate = policy_learning_rate_;
+  checkpoint.logs = run_.sync();
+  for (StoredTensor& tensor : export_weights(*network_).tensors) {
+    tensor.name.insert(0, "model.");
+    checkpoint.tensors.push_back(std::move(tensor));
+  }
+  for (const auto& [name, tensor] : optimizer_->state()) {
+    checkpoint.tensors.push_back(to_stored("optimizer." + name, tensor));
+  }
+  checkpoint.tensors.push_back(
+      to_stored("rng.cpu", at::globalContext().defaultGenerator(at::kCPU).get_state()));
+  const std::filesystem::path path = checkpoint_file(run_.checkpoints(), progress_.step);
+  write_checkpoint(path, checkpoint);
+  prune_checkpoints(run_.checkpoints(), recipe_.train.keep_checkpoints);
+  return path;
+}
+
+Trainer::Outcome Trainer::run_steps() {
+  train_loader_.start_epoch(progress_.epoch, progress_.batch);
+  network_->train();
+  step_seconds_ = 0.0;
+  step_images_ = 0;
+  for (auto start = Clock::now(); auto batch = train_loader_.next(); start = Clock::now()) {
+    const StepOutcome outcome = run_step(*batch);
+    progress_.batch += 1;
+    progress_.step += 1;
+    progress_.loss_sum += outcome.loss * static_cast<double>(outcome.images);
+    progress_.correct += outcome.correct;
+    progress_.images += outcome.images;
+    last_learning_rate_ = outcome.learning_rate;
+    step_images_ += outcome.images;
+    step_seconds_ += seconds_since(start);  // waiting for data included
+    log_step(outcome);
+    train_loader_.recycle(std::move(*batch));
+    if (should_stop()) return Outcome::kStopped;
+    const int64_t every = recipe_.train.checkpoint_steps;
+    if (every > 0 && progress_.step % every == 0) save();
+  }
+  return Outcome::kDone;
+}
+
+Trainer::Outcome Trainer::finish_epoch() {
+  std::optional<Evaluation> evaluation;
+  if (evaluates(progress_.epoch)) {
+    const auto start = Clock::now();
+    evaluation = evaluate(*network_, &*session_, test_loader_, options_.stop);
+    if (!evaluation) return Outcome::kStopped;
+    if (!std::isfinite(evaluation->loss)) explain_non_finite_evaluation();
+    evaluation_seconds_ = seconds_since(start);
+    last_evaluation_ = evaluation;
+  }
+  last_train_loss_ = progress_.loss_sum / static_cast<double>(progress_.images);
+  log_epoch(evaluation, seconds_since(epoch_start_));
+
+  EpochReport report;
+  report.epoch = progress_.epoch;
+  report.train_loss = last_train_loss_;
+  if (evaluation) {
+    report.validation_loss = evaluation->loss;
+    report.validation_accuracy = evaluation->accuracy;
+  }
+  schedule_.end_epoch(report);
+  const RunControl control = policy_->end_epoch(report);
+  if (control.learning_rate) policy_learning_rate_ = control.learning_rate;
+  stop_after_epoch_ = stop_after_epoch_ || control.stop;
+
+  const bool is_best = evaluation && evaluation->accuracy > progress_.best_accuracy;
+  if (is_best) {
+    progress_.best_accuracy = evaluation->accuracy;
+    progress_.best_epoch = progress_.epoch;
+  }
+  progress_.epoch += 1;
+  progress_.batch = progress_.images = progress_.correct = 0;
+  progress_.loss_sum = 0.0;
+  progress_.finished = progress_.epoch >= recipe_.train.epochs || stop_after_epoch_;
+  if (is_best || progress_.finished || progress_.epoch % recipe_.train.checkpoint_every == 0) {
+    const std::filesystem::path path = save();
+    if (is_best) mark_best(path);
+  }
+  return Outcome::kDone;
+}
+
+Trainer::Outcome Trainer::run_epoch() {
+  epoch_start_ = Clock::now();
+  if (run_steps() == Outcome::kStopped) return Outcome::kStopped;
+  return finish_epoch();
+}
+
+void Trainer::print_head() {
+  std::string arithmetic = "float arithmetic";
+  if (policy_->quantizes()) {
+    arithmetic = recipe_.precision.arithmetic + " arithmetic";
+    if (recipe_.precision.arithmetic == "integer") {
+      arithmetic += fmt::format(" ({})", kernels::to_string(kernels::active_isa()));
+    }
+  }
+  bar_.print(fmt::format("{} on {}: {} training and {} test images, policy {}, {}, {} threads",
+                         recipe_.model.name, recipe_.data.name, train_data_->size(), test_data_->size(),
+                         policy_->name(), arithmetic, at::get_num_threads()));
+  bar_.print(fmt::format("run directory {}", run_.path().string()));
+}
+
+TrainSummary Trainer::run() {
+  print_head();
+  Outcome outcome = Outcome::kDone;
+  while (!progress_.finished && outcome == Outcome::kDone) {
+    outcome = run_epoch();
+    // A stop between two epochs finds everything saved, unless checkpoints are rarer.
+    if (outcome == Outcome::kDone && !progress_.finished && should_stop()) outcome = Outcome::kStopped;
+  }
+  if (outcome == Outcome::kStopped) save();
+  bar_.clear();
+  TrainSummary summary;
+  summary.directory = run_.path();
+  summary.finished = progress_.finished;
+  summary.epochs = progress_.epoch;
+  summary.steps = progress_.step;
+  summary.train_loss = last_train_loss_;
+  summary.evaluation = last_evaluation_;
+  summary.best_accuracy = progress_.best_accuracy;
+  summary.seconds = seconds_before_call_ + seconds_since(call_start_);
+  summary.precision = session_->summary();
+  return summary;
+}
+
+}  // namespace
+
+TrainSummary train(const Recipe& recipe, const std::filesystem::path& directory,
+                   const TrainOptions& options) {
+  check_recipe(recipe);
+  configure_threads(recipe.train.threads);
+  Trainer trainer(recipe, RunDirectory::create(directory, recipe), options);
+  trainer.start_from_init();
+  return trainer.run();
+}
+
+TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options) {
+  RunDirectory run = RunDirectory::open(directory);
+  const Recipe recipe = load_recipe(run.recipe_file());
+  configure_threads(recipe.train.threads);
+  const Checkpoint checkpoint = read_checkpoint(find_checkpoint(directory, /*best=*/false));
+  Trainer trainer(recipe, std::move(run), options);
+  trainer.restore(checkpoint);
+  return trainer.run();
+}
+
+}  // namespace bitdial::train

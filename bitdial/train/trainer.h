@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "bitdial/nn/session.h"
+#include "bitdial/train/evaluation.h"
+#include "bitdial/train/progress_bar.h"
+#include "bitdial/train/recipe.h"
+
+namespace bitdial::train {
+
+struct TrainOptions {
+  /// Asked after every optimiser step and during evaluations; true: save a checkpoint and return.
+  std::function<bool()> stop;
+  BarOptions bar;
+};
+
+struct TrainSummary {
+  std::filesystem::path directory;
+  bool finished = false;  ///< false: stopped; train again with `resume`
+  int64_t epochs = 0;
+  int64_t steps = 0;
+  double train_loss = 0.0;               ///< mean over the images of the last whole epoch of this call
+  std::optional<Evaluation> evaluation;  ///< the last on the test split
+  double best_accuracy = 0.0;
+  double seconds = 0.0;  ///< of training and evaluating, earlier calls included
+  nn::PrecisionSummary precision;
+};
+
+/// Trains what the recipe describes, into the new run directory `directory`.
+///
+/// Throws Error when recipe and data do not fit each other, and when a loss, a gradient or a range is not
+/// finite: the error names layer and step, and the last checkpoint is kept.
+TrainSummary train(const Recipe& recipe, const std::filesystem::path& directory,
+                   const TrainOptions& options = {});
+
+/// Goes on with a run from its newest checkpoint: on the same machine, thread count and libraries the result
+/// is bit for bit that of a run that was never stopped.
+TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options = {});
+
+}  // namespace bitdial::train
