@@ -3,17 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <fstream>
-#include <iterator>
-#include <set>
+#include <cstddef>
+#include <optional>
+#include <utility>
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
 #include "bitdial/policies/overrides.h"
 #include "bitdial/policies/registry.h"
+#include "bitdial/train/atomic_file.h"
 #include "bitdial/train/recipe_keys.h"
 
 // Recipes come from files and command lines; comparisons of floats inside the parser are not ours to warn
@@ -273,8 +272,9 @@ toml::table parse_value(const std::string& key, const std::string& text) {
   const bool quoted = text.size() >= 2 && (text.front() == '"' || text.front() == '\'');
   if (!is_text_key(key) || quoted) {
     try {
-      return toml::parse("value = " + text);
-    } catch (const toml::parse_error&) {  // a word without quotes
+      toml::table table = toml::parse("value = " + text);
+      if (table.size() == 1) return table;  // a line break in the text may begin another key
+    } catch (const toml::parse_error&) {    // a word without quotes
     }
   }
   toml::table table;
@@ -331,11 +331,9 @@ Recipe parse_recipe(std::string_view text, const std::string& source) {
 }
 
 Recipe load_recipe(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  require(stream.good() || stream.eof(), "recipe", "cannot read {}: {}", file.string(), std::strerror(errno));
   require(!std::filesystem::is_directory(file), "recipe", "{} is a folder, not a recipe", file.string());
-  return parse_recipe(text, file.string());
+  const std::vector<std::byte> bytes = read_bytes(file);
+  return parse_recipe({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.string());
 }
 
 void set_recipe_value(Recipe& recipe, std::string_view assignment) {

@@ -80,23 +80,25 @@ void visit(TrainRecipe& train, KeyVisitor& visitor) {
 
 void visit(OptimizerRecipe& optimizer, KeyVisitor& visitor) {
   visitor.section("optimizer", "the update rule, as in torch.optim");
-  visitor.key("name", optimizer.name, Words{"sgd", "adam", "adamw"}, "");
+  visitor.key("name", optimizer.name, Words{"sgd", "adam", "adamw"}, "update rule");
   visitor.key("learning_rate", optimizer.learning_rate, above(0), "before warm-up and schedule");
   visitor.key("weight_decay", optimizer.weight_decay, at_least(0),
               "L2 penalty (sgd, adam) or decoupled decay (adamw)");
   visitor.key("decay_norm_and_bias", optimizer.decay_norm_and_bias,
               "false: parameters of normalisation and biases are not decayed");
-  visitor.key("momentum", optimizer.momentum, between(0, 1), "sgd");
-  visitor.key("dampening", optimizer.dampening, between(0, 1), "sgd");
-  visitor.key("nesterov", optimizer.nesterov, "sgd");
-  visitor.key("beta1", optimizer.beta1, between(0, 0.999999), "adam, adamw");
-  visitor.key("beta2", optimizer.beta2, between(0, 0.9999999), "adam, adamw");
-  visitor.key("epsilon", optimizer.epsilon, above(0), "adam, adamw");
+  visitor.key("momentum", optimizer.momentum, between(0, 1), "sgd: share of the last update that is kept");
+  visitor.key("dampening", optimizer.dampening, between(0, 1),
+              "sgd: share of the gradient that does not enter the momentum");
+  visitor.key("nesterov", optimizer.nesterov, "sgd: look ahead along the momentum");
+  visitor.key("beta1", optimizer.beta1, between(0, 0.999999), "adam, adamw: decay of the mean");
+  visitor.key("beta2", optimizer.beta2, between(0, 0.9999999), "adam, adamw: decay of the mean square");
+  visitor.key("epsilon", optimizer.epsilon, above(0), "adam, adamw: added to the root of the mean square");
 }
 
 void visit(ScheduleRecipe& schedule, KeyVisitor& visitor) {
   visitor.section("schedule", "the learning rate over time");
-  visitor.key("name", schedule.name, Words{"constant", "step", "cosine", "plateau"}, "");
+  visitor.key("name", schedule.name, Words{"constant", "step", "cosine", "plateau"},
+              "course after the warm-up");
   visitor.key("unit", schedule.unit, Words{"epoch", "step"}, "of warmup, milestones and step_size");
   visitor.key("warmup", schedule.warmup, at_least(0), "length of the linear warm-up; 0: none");
   visitor.key("warmup_factor", schedule.warmup_factor, between(0, 1),
@@ -104,7 +106,7 @@ void visit(ScheduleRecipe& schedule, KeyVisitor& visitor) {
   visitor.key("milestones", schedule.milestones, above(0), "step: multiply by gamma at each");
   visitor.key("step_size", schedule.step_size, at_least(0),
               "step: multiply by gamma every so much; 0: at milestones only");
-  visitor.key("gamma", schedule.gamma, above(0), "step");
+  visitor.key("gamma", schedule.gamma, above(0), "step: factor");
   visitor.key("minimum", schedule.minimum, at_least(0), "cosine, plateau: smallest rate");
   visitor.key("per", schedule.per, Words{"step", "epoch"}, "cosine: how often the rate changes");
   visitor.key("metric", schedule.metric, Words{"validation_loss", "validation_accuracy", "train_loss"},
@@ -113,8 +115,10 @@ void visit(ScheduleRecipe& schedule, KeyVisitor& visitor) {
               "plateau");
   visitor.key("patience", schedule.patience, at_least(0),
               "plateau: epochs without a better metric that are endured");
-  visitor.key("threshold", schedule.threshold, at_least(0), "plateau: what counts as better");
-  visitor.key("threshold_mode", schedule.threshold_mode, Words{"relative", "absolute"}, "plateau");
+  visitor.key("threshold", schedule.threshold, at_least(0),
+              "plateau: a metric must be better than the best by so much");
+  visitor.key("threshold_mode", schedule.threshold_mode, Words{"relative", "absolute"},
+              "plateau: threshold as a share of the best metric, or as a difference");
   visitor.key("cooldown", schedule.cooldown, at_least(0), "plateau: epochs not counted after a drop");
 }
 

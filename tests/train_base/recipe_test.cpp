@@ -1,0 +1,273 @@
+#include "bitdial/train/recipe.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "bitdial/core/error.h"
+
+namespace bitdial::train {
+namespace {
+
+std::string error_of(std::string_view toml) {
+  try {
+    check_recipe(parse_recipe(toml, "a.toml"));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string set_error(std::string_view assignment) {
+  Recipe recipe;
+  try {
+    set_recipe_value(recipe, assignment);
+    check_recipe(recipe);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream stream(path);
+  std::ostringstream text;
+  text << stream.rdbuf();
+  return text.str();
+}
+
+TEST(Recipe, EmptyIsAllDefaults) {
+  EXPECT_EQ(parse_recipe(""), Recipe{});
+  EXPECT_NO_THROW(check_recipe(Recipe{}));
+}
+
+constexpr const char* kFull = R"(
+[data]
+name = "cifar10"
+directory = 'C:\odd "path" ☃'
+batch_size = 32
+drop_last = true
+[augmentation]
+preset = "custom"
+crop_padding = 4
+horizontal_flip = true
+mean = [0.5, 0.25, 1]
+std = [1e-3, 0.2, 2]
+[model]
+name = "lenet5"
+[train]
+epochs = 3
+clip_norm = 1
+label_smoothing = 0.1
+[optimizer]
+name = "adamw"
+learning_rate = 3e-4
+[schedule]
+name = "step"
+milestones = [1, 2.5]
+[precision]
+policy = "static:8/8/16"
+options = { range = "exact", "gradient_rounding" = "nearest", running_momentum = 0.1, exact_zero = false }
+[[precision.override]]
+layers = ["conv1", "layer?.*"]
+policy = "float32"
+[[precision.override]]
+tensors = ["dy"]
+policy = "apt"
+options.alpha = 0.02
+)";
+
+TEST(Recipe, ReadsEveryKind) {
+  const Recipe recipe = parse_recipe(kFull);
+  EXPECT_EQ(recipe.data.name, "cifar10");
+  EXPECT_EQ(recipe.data.batch_size, 32);
+  EXPECT_TRUE(recipe.data.drop_last);
+  EXPECT_EQ(recipe.augmentation.mean, (std::vector<double>{0.5, 0.25, 1.0}));
+  EXPECT_EQ(recipe.train.clip_norm, 1.0) << "an integer serves as a number";
+  EXPECT_EQ(recipe.optimizer.learning_rate, 3e-4);
+  EXPECT_EQ(recipe.schedule.milestones, (std::vector<double>{1.0, 2.5}));
+  EXPECT_EQ(recipe.precision.options.at("range"), "exact");
+  EXPECT_EQ(recipe.precision.options.at("exact_zero"), false);
+  ASSERT_EQ(recipe.precision.overrides.size(), 2U);
+  EXPECT_EQ(recipe.precision.overrides[0].layers, (std::vector<std::string>{"conv1", "layer?.*"}));
+  EXPECT_EQ(recipe.precision.overrides[1].options.at("alpha"), 0.02);
+  EXPECT_EQ(recipe.optimizer.momentum, 0.9) << "what is not named keeps its default";
+  EXPECT_NO_THROW(check_recipe(recipe));
+  EXPECT_EQ(make_policy(recipe.precision)->name(), "static");
+}
+
+TEST(Recipe, RoundTrip) {
+  Recipe odd = parse_recipe(kFull);
+  odd.data.directory = "tab\there \x01 \"quotes\" \\ back\nline";
+  odd.optimizer.learning_rate = 0.1 + 0.2;
+  odd.optimizer.epsilon = 1e-300;
+  odd.optimizer.weight_decay = 12345678901234567.0;
+  odd.precision.options = {{"odd key", {1, 2.0, "x"}}, {"nested", {{"a", true}}}};
+  for (const Recipe& recipe : {Recipe{}, parse_recipe(kFull), odd}) {
+    const std::string text = to_toml(recipe);
+    EXPECT_EQ(parse_recipe(text), recipe) << text;
+    EXPECT_EQ(to_toml(parse_recipe(text)), text);
+  }
+  // "Fully resolved": every key is written.
+  const std::string text = to_toml(Recipe{});
+  for (const RecipeKey& key : recipe_keys()) {
+    const std::string name = key.key.substr(key.key.find('.') + 1);
+    if (key.type == "list of tables") continue;
+    const std::string written = key.type == "table" ? "[" + key.key + "]" : "\n" + name + " = ";
+    EXPECT_NE(text.find(written), std::string::npos) << key.key;
+  }
+}
+
+TEST(Recipe, UnknownKeysSuggestTheNearest) {
+  EXPECT_EQ(error_of("[train]\nepoch = 3"),
+            "[recipe] a.toml:2:9: unknown key \"train.epoch\"; did you mean "
+            "\"train.epochs\"?");
+  EXPECT_EQ(error_of("[optimiser]\nname = 'sgd'"),
+            "[recipe] a.toml:1:1: unknown table \"optimiser\"; did you mean \"optimizer\"?");
+  // The right key in the wrong table, or in none.
+  EXPECT_NE(error_of("[train]\nlearning_rate = 1.0").find("did you mean \"optimizer.learning_rate\"?"),
+            std::string::npos);
+  EXPECT_NE(error_of("epochs = 1").find("did you mean \"train.epochs\"?"), std::string::npos);
+  EXPECT_NE(error_of("[[precision.override]]\nlayer = ['fc']").find("did you mean \"layers\"?"),
+            std::string::npos);
+  EXPECT_NE(error_of("[precision.options]\naplha = 0.1").find("did you mean \"alpha\"?"), std::string::npos);
+  EXPECT_NE(error_of("[precision]\npolicy = 'atp'").find("did you mean \"apt\"?"), std::string::npos);
+  EXPECT_NE(error_of("[train]\nzzzzzz = 1").find("unknown key \"train.zzzzzz\""), std::string::npos);
+}
+
+TEST(Recipe, WrongTypesAndValuesNameLineAndFind) {
+  EXPECT_EQ(error_of("[train]\nepochs = 'ten'"),
+            "[recipe] a.toml:2:10: train.epochs must be an integer >= 1, got \"ten\"");
+  EXPECT_EQ(error_of("[train]\nepochs = 0"),
+            "[recipe] a.toml:2:10: train.epochs must be an integer >= 1, got 0");
+  EXPECT_EQ(error_of("[train]\nepochs = 1.5"),
+            "[recipe] a.toml:2:10: train.epochs must be an integer >= 1, got 1.5");
+  EXPECT_EQ(
+      error_of("[optimizer]\nname = 'adm'"),
+      "[recipe] a.toml:2:8: optimizer.name must be \"sgd\" | \"adam\" | \"adamw\", got \"adm\"; did you mean "
+      "\"adam\"?");
+  for (const char* bad : {"[optimizer]\nlearning_rate = 0", "[optimizer]\nlearning_rate = nan",
+                          "[optimizer]\nlearning_rate = inf", "[optimizer]\nlearning_rate = true",
+                          "[optimizer]\nnesterov = 1", "[data]\nname = 3", "[data]\nbatch_size = true",
+                          "[schedule]\nmilestones = 3", "[schedule]\nmilestones = ['a']", "train = 3",
+                          "[precision]\noptions = 3", "[precision]\noptions = {a = 1979-05-27}",
+                          "[precision]\noverride = 3", "[[precision.override]]\nlayers = 'fc'",
+                          "[[precision.override]]\npolicy = 8", "[train]\nepochs = 1979-05-27"}) {
+    const std::string text = error_of(bad);
+    EXPECT_NE(text.find(" must "), std::string::npos) << bad << ": " << text;
+    EXPECT_NE(text.find("a.toml:"), std::string::npos) << bad << ": " << text;
+  }
+  EXPECT_NE(error_of("[train\nepochs = 1").find("a.toml:1:"), std::string::npos);
+  EXPECT_NE(error_of("[train]\nepochs = 1\nepochs = 2").find("a.toml:3:"), std::string::npos);
+}
+
+TEST(Recipe, ChecksAcrossKeys) {
+  for (const char* bad :
+       {"[schedule]\nname = 'step'", "[schedule]\nname = 'step'\nmilestones = [3, 2]",
+        "[schedule]\nminimum = 1.0", "[schedule]\nwarmup = 10",
+        "[data]\nbatch_size = 2\n[train]\nmicro_batches = 3", "[optimizer]\nnesterov = true\nmomentum = 0",
+        "[optimizer]\nnesterov = true\ndampening = 0.1", "[augmentation]\ncrop_padding = 4",
+        "[augmentation]\nmean = [0.5]", "[augmentation]\nmean=[0,0]\nstd=[1,1]",
+        "[[precision.override]]\ntensors = ['grad']", "[precision]\npolicy = 'static:8'"}) {
+    EXPECT_NE(error_of(bad), "no error") << bad;
+  }
+}
+
+TEST(Recipe, SetOverridesOneKey) {
+  Recipe recipe;
+  set_recipe_value(recipe, "train.epochs=3");
+  set_recipe_value(recipe, " model.name = lenet5 ");
+  set_recipe_value(recipe, "data.directory=/data/with space");
+  set_recipe_value(recipe, "model.init=\"quoted.pt\"");
+  set_recipe_value(recipe, "optimizer.learning_rate=1");
+  set_recipe_value(recipe, "optimizer.nesterov=true");
+  set_recipe_value(recipe, "schedule.milestones=[1, 2.5]");
+  set_recipe_value(recipe, "precision.options.alpha=0.02");
+  set_recipe_value(recipe, "precision.options.M0=first_s");
+  set_recipe_value(recipe, "precision.override=[{layers=['fc'], policy='float32'}]");
+  EXPECT_EQ(recipe.train.epochs, 3);
+  EXPECT_EQ(recipe.model.name, "lenet5");
+  EXPECT_EQ(recipe.data.directory, "/data/with space");
+  EXPECT_EQ(recipe.model.init, "quoted.pt");
+  EXPECT_EQ(recipe.optimizer.learning_rate, 1.0);
+  EXPECT_TRUE(recipe.optimizer.nesterov);
+  EXPECT_EQ(recipe.schedule.milestones, (std::vector<double>{1.0, 2.5}));
+  EXPECT_EQ(recipe.precision.options, (nlohmann::json{{"alpha", 0.02}, {"M0", "first_s"}}));
+  ASSERT_EQ(recipe.precision.overrides.size(), 1U);
+  EXPECT_NO_THROW(check_recipe(recipe));
+  set_recipe_value(recipe, "data.directory=123");
+  EXPECT_EQ(recipe.data.directory, "123") << "a text needs no quotes, whatever it looks like";
+  set_recipe_value(recipe, "model.init=");
+  EXPECT_EQ(recipe.model.init, "");
+}
+
+TEST(Recipe, AnotherPolicyStartsWithoutTheOldOptions) {
+  Recipe recipe = parse_recipe("[precision]\npolicy = 'static:8/8/8'\noptions.range = 'exact'");
+  set_recipe_value(recipe, "precision.policy=static:8/8/16");
+  EXPECT_EQ(recipe.precision.options.size(), 1U) << "the same policy keeps them";
+  set_recipe_value(recipe, "precision.policy=float32");
+  EXPECT_TRUE(recipe.precision.options.empty());
+  EXPECT_NO_THROW(check_recipe(recipe));
+}
+
+TEST(Recipe, SetErrorsChangeNothing) {
+  EXPECT_EQ(set_error("train.epoch=3"),
+            "[recipe] --set: unknown key \"train.epoch\"; did you mean \"train.epochs\"?");
+  EXPECT_EQ(set_error("train.epochs=three"),
+            "[recipe] --set: train.epochs must be an integer >= 1, got \"three\"");
+  for (const char* bad : {"train.epochs", "epochs=3", "=3", "", ".=1", "train.=1", "train.epochs=", "train=3",
+                          "train.epochs.x=1", "train.epochs=1\nseed=2"}) {
+    EXPECT_NE(set_error(bad), "no error") << bad;
+  }
+  Recipe recipe;
+  EXPECT_THROW(set_recipe_value(recipe, "precision.policy.x=1"), Error);
+  EXPECT_EQ(recipe, Recipe{});
+}
+
+TEST(Recipe, UnreadableFiles) {
+  EXPECT_THROW(load_recipe("no/such/recipe.toml"), Error);
+  EXPECT_THROW(load_recipe(std::filesystem::temp_directory_path()), Error);
+}
+
+// Every recipe that ships with the program.
+TEST(Recipe, ShippedRecipes) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(BITDIAL_SOURCE_DIR "/recipes")) {
+    if (entry.path().extension() != ".toml") continue;
+    SCOPED_TRACE(entry.path().string());
+    const Recipe recipe = load_recipe(entry.path());
+    EXPECT_NO_THROW(check_recipe(recipe));
+    EXPECT_EQ(parse_recipe(to_toml(recipe)), recipe);
+    names.push_back(entry.path().stem().string());
+    // DATA-NETWORK.toml says what it holds.
+    const std::string data = recipe.data.name == "image-folder" ? "imagenet" : recipe.data.name;
+    EXPECT_TRUE(names.back().starts_with(data + "-")) << recipe.data.name;
+    const std::string network = names.back().substr(data.size() + 1);
+    EXPECT_TRUE(recipe.model.name.starts_with(network)) << recipe.model.name;
+  }
+  std::sort(names.begin(), names.end());
+  const std::vector<std::string> expected{"cifar10-alexnet",   "cifar10-resnet18",  "cifar10-resnet20",
+                                          "cifar10-vgg16",     "cifar100-resnet20", "fashion-mnist-lenet5",
+                                          "imagenet-resnet18", "mnist-lenet5",      "shapes-resnet20"};
+  for (const std::string& name : expected) {
+    EXPECT_TRUE(std::find(names.begin(), names.end(), name) != names.end()) << name;
+  }
+}
+
+// docs/recipes.md holds a row for every key, with type, default, limits and help as in the program.
+TEST(Recipe, DocumentationListsEveryKey) {
+  const std::string text = read_text(BITDIAL_SOURCE_DIR "/docs/recipes.md");
+  for (const RecipeKey& key : recipe_keys()) {
+    std::string allowed;
+    for (const char c : key.allowed) allowed += c == '|' ? std::string("\\|") : std::string(1, c);
+    const std::string row = "| `" + key.key + "` | " + key.type + " | `" + key.default_value + "` | " +
+                            allowed + " | " + key.help + " |\n";
+    EXPECT_NE(text.find(row), std::string::npos) << row;
+  }
+}
+
+}  // namespace
+}  // namespace bitdial::train
