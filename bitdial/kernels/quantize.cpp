@@ -253,6 +253,7 @@ class SumsPass {
 
 template <class Input>
 AbsSums run_sums(const Input* x, int64_t count, std::span<const Grid> grids, bool with_data) {
+  const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   SumsPass<Input> pass(x, count, grids, with_data);
   for_each_block(count,
@@ -301,6 +302,7 @@ template <class Input>
 void run_measure(const Input* x, int64_t slices, int64_t slice_elements, std::span<Range> ranges) {
   require(static_cast<int64_t>(ranges.size()) == slices, "measure_range", "{} ranges given, expected {}",
           ranges.size(), slices);
+  const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   const int64_t blocks = blocks_of(slice_elements);
   std::vector<BlockStatistics> totals(static_cast<size_t>(slices));
@@ -332,6 +334,7 @@ Range run_mean_sample_range(const Input* x, const TensorShape& shape) {
   if (shape.outer == 0) return {};
   std::vector<Range> ranges(static_cast<size_t>(shape.outer));
   run_measure(x, shape, Granularity::kSample, ranges);
+  const IeeeFloat environment;
   double min = 0.0, max = 0.0;
   for (const Range& range : ranges) {
     min += static_cast<double>(range.min);

@@ -9,12 +9,18 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <tuple>
 #include <vector>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
 #include "bitdial/core/quantizer.h"
 #include "bitdial/kernels/isa.h"
+#include "bitdial/kernels/quantize_kernels.h"
 
 namespace bitdial::kernels {
 namespace {
@@ -315,6 +321,86 @@ TEST_P(QuantizeKernels, RandomBitsBelongToTheLogicalIndex) {
     }
   }
 }
+
+// The fast path of 8 bits scales steps by 2^22; steps near the ends of float32 leave it.
+TEST_P(QuantizeKernels, ExtremeStepsFollowTheDefinition) {
+  Generator generator(31);
+  const TensorShape shape{.outer = 1, .channels = 3, .inner = 67};
+  for (const ScaleRule rule : {ScaleRule::kPowerOfTwo, ScaleRule::kSymmetric}) {
+    for (const Rounding rounding : {Rounding::kNearestEven, Rounding::kStochastic}) {
+      const Format format{.rule = rule, .word_length = 8, .rounding = rounding};
+      for (const int exponent : {-126, -125, -110, -100, -99, 99, 100, 105, 119, 126}) {
+        const float scale = std::ldexp(rule == ScaleRule::kPowerOfTwo ? 1.0F : 1.3F, exponent);
+        auto x = make_data(generator, shape.elements(), 1.0F);
+        for (auto& value : x)
+          value = static_cast<float>(static_cast<double>(value) * static_cast<double>(scale));
+        for (auto& value : x) value = std::isfinite(value) ? value : 0.0F;
+        const Quantized result = run(x, shape, format, {{.scale = scale}}, {3, 9});
+        const Quantizer quantizer = make_quantizer(format, {.scale = scale});
+        int64_t saturated = 0;
+        for (int64_t i = 0; i < shape.elements(); ++i) {
+          const float value = x[static_cast<size_t>(i)];
+          const float r = quantize_value(quantizer, value, random_bits({3, 9}, logical_index(shape, i)));
+          ASSERT_EQ(integer_code(Container::kInt8, result.codes, i), static_cast<int64_t>(r)) << scale;
+          saturated += is_saturated(quantizer, steps(quantizer, value));
+        }
+        ASSERT_EQ(result.statistics.saturated, saturated) << scale;
+      }
+    }
+  }
+}
+
+TEST_P(QuantizeKernels, LogicalIndicesBeyond32BitsCount) {
+  Generator generator(32);
+  const auto x = make_data(generator, 100, 1.0F);
+  std::vector<uint32_t> offsets(100 + kSumLanes);
+  for (auto& offset : offsets) offset = static_cast<uint32_t>(uniform(generator, 0, 1 << 20));
+  const Format format{.rule = ScaleRule::kFixed, .word_length = 8, .rounding = Rounding::kStochastic};
+  const Quantizer quantizer = make_quantizer(format, {.scale = 0.125F});
+  const auto& kernels = GetParam() == Isa::kScalar                                ? scalar::kQuantize
+                        : GetParam() == Isa::kAvx2 || GetParam() == Isa::kAvxVnni ? avx2::kQuantize
+                                                                                  : avx512vnni::kQuantize;
+  for (const uint64_t base : {uint64_t{0}, uint64_t{1} << 32, (uint64_t{7} << 32) + 123}) {
+    std::vector<int8_t> codes(x.size());
+    BlockStatistics statistics;
+    const QuantizeBlock block{.x = x.data(),
+                              .codes = codes.data(),
+                              .count = 100,
+                              .key = {1, 2},
+                              .index_base = base,
+                              .index_offsets = offsets.data()};
+    kernels.quantize[0](quantizer, Container::kInt8, block, statistics);
+    for (size_t i = 0; i < x.size(); ++i) {
+      EXPECT_EQ(codes[i], quantize_value(quantizer, x[i], random_bits({1, 2}, base + offsets[i])));
+    }
+  }
+}
+
+#if defined(__SSE__)
+TEST_P(QuantizeKernels, FlushedDenormalsOfTheCallerDoNotMatter) {
+  Generator generator(33);
+  const TensorShape shape{.outer = 2, .channels = 5, .inner = 50};
+  std::vector<float> x;
+  for (int64_t i = 0; i < shape.elements(); ++i) x.push_back(std::ldexp(static_cast<float>(i % 17), -149));
+  const Format format{.rule = ScaleRule::kPowerOfTwo, .word_length = 8};
+  const std::vector<QuantParams> params{{.scale = 0x1p-126F}};
+  const auto all = [&] {
+    Range range;
+    measure_range(x.data(), shape, Granularity::kTensor, {&range, 1});
+    return std::tuple(run(x, shape, format, params, {}).statistics.zeros, range.min, range.max,
+                      abs_sum(x.data(), shape.elements()), mean_sample_range(x.data(), shape).max);
+  };
+  const auto expected = all();
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);  // flush to zero, denormals are zero
+  const auto flushed = all();
+  const unsigned during = _mm_getcsr();
+  _mm_setcsr(before);
+  EXPECT_EQ(flushed, expected);
+  EXPECT_EQ(during & 0x8040U, 0x8040U);  // left as it was
+  EXPECT_GT(std::get<3>(expected), 0.0);
+}
+#endif
 
 TEST_P(QuantizeKernels, ThreadsDoNotMatter) {
   Generator generator(26);
