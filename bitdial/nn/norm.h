@@ -20,7 +20,7 @@ struct RangeBatchNorm2dOptions {
   /// When set, the input (one affine range per tensor: mean over samples of the extremes; running range at
   /// evaluation) and the output gradient (extremes, stochastic rounding) are quantised to this many bits.
   std::optional<int> quantize_bits;
-  uint64_t seed = 0;  ///< of the stochastic rounding
+  uint64_t seed = 0;  ///< of the stochastic rounding: a different one for each layer
 };
 
 /// Batch normalisation by the range instead of the standard deviation: with the B*H*W values of a channel
@@ -43,6 +43,10 @@ class RangeBatchNorm2dImpl : public torch::nn::Cloneable<RangeBatchNorm2dImpl> {
   torch::Tensor running_scale;  ///< sigma estimate [C], starts at 0 as in the authors' code
   torch::Tensor num_batches_tracked;
   torch::Tensor running_range;  ///< [2] min and max of the quantised input; only with quantize_bits
+
+ private:
+  void update_running(const torch::Tensor& mean, const torch::Tensor& sigma);
+  torch::Tensor quantize_input(const torch::Tensor& x);
 };
 TORCH_MODULE(RangeBatchNorm2d);
 
