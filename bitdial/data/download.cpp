@@ -137,6 +137,11 @@ class Download {
     fetch(url, to, options, [&](int64_t done, int64_t total) {
       return report(DownloadProgress::Stage::kDownload, file.name, done, file.bytes > 0 ? file.bytes : total);
     });
+    // A transfer without a stated size may end early and still look whole.
+    const auto bytes = static_cast<int64_t>(fs::file_size(to));
+    if (bytes < file.bytes) {
+      throw NetworkError(fmt::format("[download] {}: expected {} bytes, got {}", url, file.bytes, bytes));
+    }
   }
 
   // Empty when everything that is known of the file agrees.

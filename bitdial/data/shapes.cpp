@@ -16,6 +16,7 @@ namespace {
 constexpr int kSize = 32;
 constexpr int kClasses = 10;
 constexpr float kPi = std::numbers::pi_v<float>;
+constexpr float kByteSumScale = 0.00676586F;  // 1 / sqrt(4 * (256^2 - 1) / 12)
 
 // Ranges of everything that is random. Lengths in pixels, colours in 0..1.
 constexpr float kRadiusMin = 5.5F;
@@ -53,11 +54,11 @@ class Draws {
     for (float& value : color) value = std::clamp(value + uniform(-reach, reach), 0.0F, 1.0F);
     return color;
   }
-  // Sum of four uniforms: bell-shaped, variance 1, within +-3.47.
+  // Sum of four random bytes: bell-shaped, mean 0, variance 1, within +-3.46.
   float bell() {
-    float sum = 0;
-    for (int i = 0; i < 4; ++i) sum += random_uniform(key_, next_++);
-    return (sum - 2.0F) * std::numbers::sqrt3_v<float>;
+    const uint32_t bits = random_bits(key_, next_++);
+    const uint32_t sum = (bits & 0xFFU) + (bits >> 8 & 0xFFU) + (bits >> 16 & 0xFFU) + (bits >> 24);
+    return (static_cast<float>(sum) - 510.0F) * kByteSumScale;
   }
 
  private:
@@ -140,6 +141,8 @@ float heart(Point p) {
 float arrow(Point p) { return polygon_distance(p, kArrow); }
 float hourglass(Point p) { return polygon_distance(p, kHourglass); }
 
+constexpr float kReach = 1.25F;  // every outline lies within this distance of its centre, in radii
+
 struct Outline {
   const char* name;
   float (*distance)(Point);  // signed, in units of the outline's radius; negative inside
@@ -175,11 +178,14 @@ class Canvas {
     }
   }
 
-  // Paints the inside of a signed distance field (pixels); an edge covers its pixels in part.
+  // Paints the inside of a signed distance field (pixels) that lies within the circle (center, reach); an
+  // edge covers its pixels in part.
   template <class Distance>
-  void paint(const Distance& distance, const Color& color) {
-    for (int row = 0; row < kSize; ++row) {
-      for (int column = 0; column < kSize; ++column) {
+  void paint(Point center, float reach, const Color& color, const Distance& distance) {
+    const auto low = [](float value) { return std::clamp(static_cast<int>(value) - 1, 0, kSize); };
+    const auto high = [](float value) { return std::clamp(static_cast<int>(value) + 2, 0, kSize); };
+    for (int row = low(center.y - reach); row < high(center.y + reach); ++row) {
+      for (int column = low(center.x - reach); column < high(center.x + reach); ++column) {
         const Point p{static_cast<float>(column) + 0.5F, static_cast<float>(row) + 0.5F};
         const float cover = std::clamp(0.5F - distance(p), 0.0F, 1.0F);
         if (cover == 0) continue;
@@ -211,8 +217,9 @@ void paint_clutter(Canvas& canvas, const Color& background, Draws& draws) {
     const float reach = draws.uniform(3.0F, 12.0F);
     const Point b{a.x + reach * std::cos(angle), a.y + reach * std::sin(angle)};
     const float half_width = draws.uniform(0.4F, 1.1F);
-    canvas.paint([&](Point p) { return segment_distance(p, a, b) - half_width; },
-                 draws.color(background, kStrokeContrast));
+    const Point middle{(a.x + b.x) / 2, (a.y + b.y) / 2};
+    canvas.paint(middle, reach / 2 + half_width, draws.color(background, kStrokeContrast),
+                 [&](Point p) { return segment_distance(p, a, b) - half_width; });
   }
 }
 
@@ -241,13 +248,11 @@ void draw_image(int label, RandomKey key, uint8_t* hwc) {
   const float sine = std::sin(angle) / radius;
   const auto outline = kOutlines[static_cast<size_t>(label)].distance;
   const Color color = brighter_color(draws, std::max(brightness(from), brightness(to)) + kLeastContrast);
-  canvas.paint(
-      [&](Point p) {
-        const float x = p.x - center.x;
-        const float y = p.y - center.y;
-        return radius * outline({cosine * x + sine * y, cosine * y - sine * x});
-      },
-      color);
+  canvas.paint(center, kReach * radius, color, [&](Point p) {
+    const float x = p.x - center.x;
+    const float y = p.y - center.y;
+    return radius * outline({cosine * x + sine * y, cosine * y - sine * x});
+  });
   canvas.write(draws, draws.uniform(kNoiseMin, kNoiseMax), hwc);
 }
 
