@@ -12,7 +12,7 @@ struct Defaults {
   bool exact_zero = true;
   std::string activation_statistic = "extreme";
   std::string range = "previous";
-  double running_momentum = 0.0;
+  double running_momentum = 0.9;  // our choice: one batch's range is noisy
   std::string running_start = "first_value";
   std::string normalization = "batch";
   int gradient_wtgrad_bits = 0;  // 0: as gradient_bits
@@ -99,7 +99,7 @@ StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std:
       "range of X: its extremes, or the mean over samples of each sample's extremes (outliers clip)");
   weight.range_source = input.range_source = gradient.range_source = options.choice<RangeSource>(
       "range", defaults.range, {{"exact", RangeSource::kExact}, {"previous", RangeSource::kPrevious}},
-      "range of this very tensor (one more pass), or of the step before");
+      "range of this very tensor (one more pass), or of the steps before");
 
   activation_range_.momentum = options.number(
       "running_momentum", defaults.running_momentum, 0.0, 1.0,

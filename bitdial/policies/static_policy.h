@@ -12,7 +12,7 @@ namespace bitdial::policies {
 
 /// One word length per kind of tensor, the same in every layer and at every step ("static:W/A/G").
 /// By default X is affine with an exact zero (unsigned codes), W symmetric, dY symmetric with stochastic
-/// rounding and shared by both gradients, every scale per tensor and from the previous step's range.
+/// rounding and shared by both gradients, every scale per tensor and from the earlier steps' ranges.
 ///
 /// Preset `sbm`: Banner, Hubara, Hoffer and Soudry 2018, "Scalable methods for 8-bit training of neural
 /// networks": the affine quantisers of gemmlowp, Range BN, and a bifurcated gradient (8 bits for BPROP, float

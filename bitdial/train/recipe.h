@@ -114,7 +114,9 @@ struct PrecisionOverride {
 struct PrecisionRecipe {
   std::string policy = "apt";
   std::string arithmetic = "integer";
-  std::string reduced_axis = "requantise";
+  std::string reduced_axis = "auto";
+  double previous_momentum = 0.9;                     ///< formats with range = previous
+  double saturation_limit = 1e-3;                     ///< formats with range = previous
   nlohmann::json options = nlohmann::json::object();  ///< of the policy
   std::vector<PrecisionOverride> overrides;           ///< [[precision.override]]; the first match counts
 

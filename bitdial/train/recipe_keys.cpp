@@ -128,10 +128,15 @@ void visit(PrecisionRecipe& precision, KeyVisitor& visitor) {
               "who chooses the precisions: \"apt\", \"static:8/8/16\", \"float32\", ... (docs/policies.md)");
   visitor.key("arithmetic", precision.arithmetic, Words{"integer", "simulated"},
               "integer kernels, or float arithmetic on quantised values");
-  visitor.key(
-      "reduced_axis", precision.reduced_axis, Words{"requantise", "float"},
-      "integer: an operand whose scales vary along the summed axis is quantised again, or that GEMM runs in "
-      "float32");
+  visitor.key("reduced_axis", precision.reduced_axis, Words{"auto", "requantise", "float"},
+              "an operand whose scales vary along the axis that a GEMM sums over is quantised again with one "
+              "scale, or "
+              "that GEMM runs in float32; auto: requantise in integer arithmetic, float in simulated");
+  visitor.key("previous_momentum", precision.previous_momentum, between(0, 1),
+              "formats with range = previous: range <- m * range + (1 - m) * new");
+  visitor.key("saturation_limit", precision.saturation_limit, between(0, 1),
+              "formats with range = previous: a tensor that saturated by a larger share is measured at the "
+              "next step");
   visitor.key("options", precision.options,
               "named options of the policy (`bitdial policies NAME` lists them)");
   visitor.key(

@@ -86,6 +86,8 @@ nn::SessionOptions session_options(const Recipe& recipe) {
   options.arithmetic = integer ? nn::Arithmetic::kInteger : nn::Arithmetic::kSimulated;
   if (recipe.precision.reduced_axis == "requantise") options.reduced_axis = nn::ReducedAxis::kRequantise;
   if (recipe.precision.reduced_axis == "float") options.reduced_axis = nn::ReducedAxis::kFloat;
+  options.previous_momentum = recipe.precision.previous_momentum;
+  options.saturation_limit = recipe.precision.saturation_limit;
   options.seed = static_cast<uint64_t>(recipe.train.seed);
   return options;
 }

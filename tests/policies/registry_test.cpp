@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <sstream>
+
 #include "bitdial/core/error.h"
 #include "tests/policies/vector_probe.h"
 
@@ -41,6 +44,29 @@ TEST(Registry, DescribedOptionsAreTheAcceptedOnes) {
       EXPECT_FALSE(option.allowed.empty()) << name << " " << option.name;
     }
     EXPECT_EQ(make(name, resolved)->options(), resolved) << name;
+  }
+}
+
+// docs/policies.md holds a row for every policy and every option, as in the program.
+TEST(Registry, DocumentationListsEveryOption) {
+  std::ifstream stream(BITDIAL_SOURCE_DIR "/docs/policies.md");
+  std::ostringstream document;
+  document << stream.rdbuf();
+  const std::string text = document.str();
+  const auto escaped = [](const std::string& cell) {
+    std::string out;
+    for (const char c : cell) out += c == '|' ? std::string("\\|") : std::string(1, c);
+    return out;
+  };
+  for (const std::string& name : names()) {
+    EXPECT_NE(text.find("| `" + name + "` | " + help(name) + " |"), std::string::npos)
+        << name << ": " << help(name);
+    for (const OptionHelp& option : options(name)) {
+      if (name == "sbm") continue;  // a preset of static's options
+      const std::string row = "| `" + option.name + "` | `" + option.default_value + "` | " +
+                              escaped(option.allowed) + " | " + escaped(option.text) + " |\n";
+      EXPECT_NE(text.find(row), std::string::npos) << name << "\n" << row;
+    }
   }
 }
 
