@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "bitdial/cli/bench_step.h"
+#include "bitdial/cli/data_command.h"
 #include "bitdial/core/suggest.h"
 
 namespace bitdial::cli {
@@ -54,8 +56,10 @@ void add_commands(CLI::App& app) {
   add_export_command(app);
   CLI::App* bench = app.add_subcommand("bench", "Time kernels and training steps");
   bench->require_subcommand(1);
+  add_bench_step(*bench);
   add_policies_command(app);
   add_models_command(app);
+  add_data_command(app);
   add_info_command(app);
   add_demo_command(app);
 }

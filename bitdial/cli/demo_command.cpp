@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "bitdial/cli/command.h"
+#include "bitdial/cli/recipe_files.h"
 #include "bitdial/cli/stop_signal.h"
 #include "bitdial/cli/table.h"
 #include "bitdial/train/recipe.h"
@@ -14,41 +15,25 @@
 
 namespace bitdial::cli {
 
-namespace fs = std::filesystem;
-
 namespace {
 
 constexpr int kInterrupted = 130;
 
 struct DemoArguments {
   std::string out = "runs";
-  int64_t epochs = 3;
-  int64_t train_images = 0;
-  int64_t threads = 0;
+  std::optional<int64_t> epochs;
+  std::optional<int64_t> train_images;
+  std::optional<int64_t> threads;
 };
 
 train::Recipe demo_recipe(const DemoArguments& arguments, const std::string& policy) {
-  train::Recipe recipe;
-  recipe.data.name = "shapes";
-  recipe.data.train_images = arguments.train_images;
-  recipe.data.batch_size = 64;
-  recipe.model.name = "resnet20-cifar";
-  recipe.train.epochs = arguments.epochs;
-  recipe.train.threads = arguments.threads;
-  recipe.optimizer.learning_rate = 0.1;
-  recipe.schedule.name = "cosine";
-  recipe.schedule.warmup = 0.2;
+  train::Recipe recipe = train::load_recipe(find_recipe("shapes-resnet20"));
   train::set_recipe_value(recipe, "precision.policy=" + policy);
-  recipe.precision.arithmetic = "integer";
+  recipe.train.epochs = arguments.epochs.value_or(recipe.train.epochs);
+  recipe.train.threads = arguments.threads.value_or(recipe.train.threads);
+  recipe.data.train_images = arguments.train_images.value_or(recipe.data.train_images);
   train::check_recipe(recipe);
   return recipe;
-}
-
-fs::path free_directory(const std::string& out, const std::string& policy) {
-  for (int n = 1;; ++n) {
-    const fs::path path = fs::path(out) / fmt::format("demo-{}-{}", policy, n);
-    if (!fs::exists(path)) return path;
-  }
 }
 
 std::string percent(double share) { return fmt::format("{:.0f} %", 100 * share); }
@@ -60,8 +45,8 @@ void run_demo(const DemoArguments& arguments) {
   for (const std::string policy : {"apt", "float32"}) {
     train::TrainOptions options;
     options.stop = StopSignal::requested;
-    const auto summary =
-        train::train(demo_recipe(arguments, policy), free_directory(arguments.out, policy), options);
+    const auto summary = train::train(demo_recipe(arguments, policy),
+                                      free_run_directory(arguments.out, "demo-" + policy), options);
     if (!summary.finished) {
       fmt::print("stopped; go on with:\n  bitdial train --resume {}\n", summary.directory.string());
       throw CLI::RuntimeError(kInterrupted);
@@ -74,12 +59,10 @@ void run_demo(const DemoArguments& arguments) {
                percent(precision.float_layers), summary.directory.string()});
   }
   fmt::print(
-      "\nResNet-20 on the embedded data set shapes, {} epochs, the same recipe and seed. Bits are means over "
-      "layers\n"
-      "of the weights (W), activations (A) and gradients (dY) at the end; int8, int16, float are shares of "
-      "layers.\n\n"
-      "{}",
-      arguments.epochs, table.text());
+      "\nResNet-20 on the generated data set shapes; same recipe, same seed. Bits are means over layers\n"
+      "of weights (W), activations (A) and gradients (dY) at the end; int8, int16 and float are\n"
+      "shares of layers by their widest operand.\n\n{}",
+      table.text());
 }
 
 }  // namespace
@@ -89,8 +72,8 @@ void add_demo_command(CLI::App& app) {
       app.add_subcommand("demo", "Train on the embedded data set in adaptive precision and in float32");
   const auto arguments = std::make_shared<DemoArguments>();
   command->add_option("--out", arguments->out, "Folder of the run directories")->capture_default_str();
-  command->add_option("--epochs", arguments->epochs, "Epochs of each run")->capture_default_str();
-  command->add_option("--train-images", arguments->train_images, "Training images; 0: all");
+  command->add_option("--epochs", arguments->epochs, "Epochs of each run; default: the recipe's");
+  command->add_option("--train-images", arguments->train_images, "Training images; default: all");
   command->add_option("--threads", arguments->threads, "Threads; default: all");
   command->callback([arguments] { run_demo(*arguments); });
 }

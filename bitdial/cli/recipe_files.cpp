@@ -1,6 +1,7 @@
 #include "bitdial/cli/recipe_files.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
@@ -56,6 +57,17 @@ fs::path find_recipe(const std::string& file_or_name) {
   }
   fail("train", "no recipe \"{}\": neither a file nor a recipe of the program{}", file_or_name,
        suggestion(name, names));
+}
+
+fs::path free_run_directory(const fs::path& folder, std::string name) {
+  constexpr std::string_view kUnwelcome = ":/ ";
+  for (char& c : name) {
+    if (kUnwelcome.find(c) != std::string_view::npos) c = '-';
+  }
+  for (int n = 1;; ++n) {
+    fs::path path = folder / fmt::format("{}-{}", name, n);
+    if (!fs::exists(path)) return path;
+  }
 }
 
 }  // namespace bitdial::cli

@@ -14,4 +14,8 @@ std::filesystem::path find_recipe(const std::string& file_or_name);
 /// The names that find_recipe knows.
 std::vector<std::string> recipe_names();
 
+/// <folder>/<name>-<n> with the first n that is free; characters that do not belong into a file name become
+/// "-".
+std::filesystem::path free_run_directory(const std::filesystem::path& folder, std::string name);
+
 }  // namespace bitdial::cli

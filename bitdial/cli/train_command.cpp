@@ -55,17 +55,6 @@ train::Recipe resolve_recipe(const TrainArguments& arguments) {
   return recipe;
 }
 
-/// runs/<recipe>-<policy>-<n> with the first n that is free.
-fs::path free_directory(const std::string& recipe, const std::string& policy) {
-  std::string name = fs::path(recipe).stem().string() + "-" + policy;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return c == ':' || c == '/' || c == ' '; }, '-');
-  for (int n = 1;; ++n) {
-    const fs::path path = fs::path("runs") / fmt::format("{}-{}", name, n);
-    if (!fs::exists(path)) return path;
-  }
-}
-
 void print_summary(const train::TrainSummary& summary) {
   if (summary.evaluation) {
     fmt::print("test accuracy {:.2f} % (best {:.2f} %), test loss {:.4f}\n",
@@ -82,9 +71,9 @@ void run_train(const TrainArguments& arguments) {
   train::TrainSummary summary;
   if (arguments.resume.empty()) {
     const train::Recipe recipe = resolve_recipe(arguments);
-    const fs::path directory = arguments.out.empty()
-                                   ? free_directory(arguments.recipe, recipe.precision.policy)
-                                   : fs::path(arguments.out);
+    const std::string name = fs::path(arguments.recipe).stem().string() + "-" + recipe.precision.policy;
+    const fs::path directory =
+        arguments.out.empty() ? free_run_directory("runs", name) : fs::path(arguments.out);
     summary = train::train(recipe, directory, options);
   } else {
     summary = train::resume(arguments.resume, options);

@@ -148,7 +148,8 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   const TensorFile random_state = checkpoint.tensors_under("rng.");
   require(random_state.tensors.size() == 1, "checkpoint", "{} lacks the state of the random generator",
           source);
-  at::globalContext().defaultGenerator(at::kCPU).set_state(from_stored(random_state.tensors.front()));
+  at::Generator generator = at::globalContext().defaultGenerator(at::kCPU);
+  generator.set_state(from_stored(random_state.tensors.front()));
   session_->load_state(checkpoint.session);
   schedule_.load_state(checkpoint.schedule);
   policy_learning_rate_ = checkpoint.policy_learning_rate;

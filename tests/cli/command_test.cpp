@@ -1,0 +1,199 @@
+// Runs the built command as a user would.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Result {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class CommandTest : public ::testing::Test {
+ protected:
+  CommandTest()
+      : folder_(fs::temp_directory_path() /
+                fmt::format("bitdial-command-{}-{}", ::getpid(),
+                            ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    fs::create_directories(folder_);
+    std::ofstream(folder_ / "tiny.toml") << R"(
+[data]
+name = "shapes"
+train_images = 96
+test_images = 20
+batch_size = 16
+[model]
+name = "lenet5"
+[train]
+epochs = 1
+threads = 1
+[precision]
+policy = "float32"
+)";
+  }
+  ~CommandTest() override { fs::remove_all(folder_); }
+
+  static std::string slurp(const fs::path& path) {
+    std::ifstream stream(path);
+    std::stringstream content;
+    content << stream.rdbuf();
+    return content.str();
+  }
+
+  std::string in_folder(const std::string& arguments) const {
+    return fmt::format("cd '{0}' && exec '{1}' {2} >'{0}/out' 2>'{0}/err'", folder_.string(), BITDIAL_COMMAND,
+                       arguments);
+  }
+
+  Result bitdial(const std::string& arguments) const {
+    const int status = std::system(in_folder(arguments).c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, slurp(folder_ / "out"), slurp(folder_ / "err")};
+  }
+
+  fs::path folder_;
+};
+
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
+/// One line that begins "bitdial: [".
+void expect_one_line_error(const Result& result, int code) {
+  EXPECT_EQ(result.code, code) << result.err;
+  EXPECT_TRUE(result.err.starts_with("bitdial: [")) << result.err;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+}
+
+TEST_F(CommandTest, HelpsWithoutArguments) {
+  const Result result = bitdial("");
+  EXPECT_EQ(result.code, 0);
+  for (const char* word :
+       {"train", "eval", "export", "bench", "policies", "models", "data", "info", "--version"}) {
+    EXPECT_TRUE(contains(result.out, word)) << word;
+  }
+  EXPECT_EQ(bitdial("train --help").code, 0);
+}
+
+TEST_F(CommandTest, SaysItsVersion) {
+  const Result result = bitdial("--version");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(result.out.starts_with("bitdial ")) << result.out;
+}
+
+TEST_F(CommandTest, SuggestsForWrongUsage) {
+  Result result = bitdial("trian");
+  expect_one_line_error(result, 2);
+  EXPECT_TRUE(contains(result.err, "did you mean \"train\"")) << result.err;
+  result = bitdial("train tiny.toml --epoch 3");
+  expect_one_line_error(result, 2);
+  EXPECT_TRUE(contains(result.err, "did you mean \"--epochs\"")) << result.err;
+  expect_one_line_error(bitdial("train"), 2);
+  expect_one_line_error(bitdial("train tiny.toml --resume x"), 2);
+  expect_one_line_error(bitdial("train tiny.toml --epochs many"), 2);
+}
+
+TEST_F(CommandTest, SuggestsNearestNames) {
+  Result result = bitdial("train tiny.toml --policy atp");
+  expect_one_line_error(result, 1);
+  EXPECT_TRUE(contains(result.err, "\"apt\"")) << result.err;
+  result = bitdial("train tiny.toml --set train.epoch=2");
+  expect_one_line_error(result, 1);
+  EXPECT_TRUE(contains(result.err, "epochs")) << result.err;
+  result = bitdial("train tinny.toml");
+  expect_one_line_error(result, 1);
+  result = bitdial("models resnet20");
+  expect_one_line_error(result, 1);
+  EXPECT_TRUE(contains(result.err, "resnet20-cifar")) << result.err;
+  expect_one_line_error(bitdial("policies nothing"), 1);
+  EXPECT_FALSE(fs::exists(folder_ / "runs")) << "nothing is created before the arguments are right";
+}
+
+TEST_F(CommandTest, ListsModelsAndPolicies) {
+  Result result = bitdial("models");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(contains(result.out, "1,814,073,344")) << result.out;  // ResNet-18 at 1000 classes
+  result = bitdial("models resnet20-cifar --classes 100");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(contains(result.out, "layer2.0.downsample.0")) << result.out;
+  EXPECT_TRUE(contains(result.out, "40,818,944")) << result.out;
+  result = bitdial("policies");
+  EXPECT_EQ(result.code, 0);
+  for (const char* name : {"float32", "bf16", "static", "apt"})
+    EXPECT_TRUE(contains(result.out, name)) << name;
+  EXPECT_EQ(bitdial("policies apt").code, 0);
+}
+
+TEST_F(CommandTest, ShowsTheMachine) {
+  const Result result = bitdial("info");
+  EXPECT_EQ(result.code, 0);
+  for (const char* word : {"CPU", "scalar", "active", "threads", "LibTorch", "int", "bfloat16"}) {
+    EXPECT_TRUE(contains(result.out, word)) << word << "\n" << result.out;
+  }
+  // Two runtimes in one process would compete for the cores.
+  const size_t begin = result.out.find("OpenMP runtime");
+  const std::string line = result.out.substr(begin, result.out.find('\n', begin) - begin);
+  EXPECT_TRUE(contains(line, "omp")) << line;
+  EXPECT_FALSE(contains(line, ",")) << line;
+}
+
+TEST_F(CommandTest, TrainsEvaluatesAndExports) {
+  Result result = bitdial("train tiny.toml --policy static");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "test accuracy")) << result.out;
+  EXPECT_TRUE(contains(result.out, "runs/tiny-static-1")) << result.out;
+  EXPECT_TRUE(fs::exists(folder_ / "runs/tiny-static-1/metrics.jsonl"));
+
+  result = bitdial("eval runs/tiny-static-1");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "static") && contains(result.out, "float32, same weights")) << result.out;
+
+  for (const char* file : {"w.pt", "w.safetensors"}) {
+    EXPECT_EQ(bitdial(fmt::format("export runs/tiny-static-1 {}", file)).code, 0);
+    result = bitdial(fmt::format("train tiny.toml --init {0} --out from-{0}", file));
+    EXPECT_EQ(result.code, 0) << result.err;
+  }
+  expect_one_line_error(bitdial("export runs/tiny-static-1 w.onnx"), 1);
+  expect_one_line_error(bitdial("train tiny.toml --out runs/tiny-static-1"), 1);
+  expect_one_line_error(bitdial("train tiny.toml --init w.pt --set model.name=resnet20-cifar"), 1);
+  expect_one_line_error(bitdial("eval nowhere"), 1);
+}
+
+TEST_F(CommandTest, SavesOnCtrlCAndGoesOn) {
+  const std::string command = in_folder(
+      "train tiny.toml --out run --set data.train_images=2000 --epochs 1000 --set train.log_every=1");
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+    ::_exit(127);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  while (!contains(slurp(folder_ / "run/metrics.jsonl"), "\"step\"") &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  ASSERT_EQ(::kill(child, SIGINT), 0);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 130);
+  const std::string out = slurp(folder_ / "out");
+  EXPECT_TRUE(contains(out, "bitdial train --resume run")) << out;
+  EXPECT_FALSE(fs::is_empty(folder_ / "run/checkpoints"));
+}
+
+}  // namespace

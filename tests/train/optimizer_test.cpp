@@ -1,0 +1,163 @@
+#include "bitdial/train/optimizer.h"
+
+#include <gtest/gtest.h>
+
+#include "bitdial/core/error.h"
+
+namespace bitdial::train {
+namespace {
+
+/// A convolution in channels_last, a normalisation and a linear layer: every memory order and kind of
+/// parameter.
+struct NetImpl : torch::nn::Module {
+  NetImpl()
+      : conv(register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3)))),
+        norm(register_module("norm", torch::nn::BatchNorm2d(8))),
+        linear(register_module("linear", torch::nn::Linear(8, 5))) {
+    conv->weight.set_data(conv->weight.contiguous(torch::MemoryFormat::ChannelsLast));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return linear(norm(conv(x)).relu().mean({2, 3})); }
+
+  torch::nn::Conv2d conv;
+  torch::nn::BatchNorm2d norm;
+  torch::nn::Linear linear;
+};
+TORCH_MODULE(Net);
+
+Net make_net() {
+  torch::manual_seed(11);
+  return Net();
+}
+
+void backward(Net& net, int step) {
+  torch::manual_seed(static_cast<uint64_t>(100 + step));
+  const auto x = torch::randn({6, 3, 8, 8}).contiguous(torch::MemoryFormat::ChannelsLast);
+  net->forward(x).pow(2).sum().backward();
+}
+
+void expect_close(Net& ours, Net& theirs) {
+  const auto expected = theirs->named_parameters();
+  for (const auto& item : ours->named_parameters()) {
+    EXPECT_TRUE(torch::allclose(item.value(), expected[item.key()], 1e-5, 1e-6)) << item.key();
+  }
+}
+
+template <class Reference>
+void compare(const OptimizerRecipe& recipe, Reference&& make_reference) {
+  Net ours = make_net();
+  Net theirs = make_net();
+  Optimizer optimizer(recipe, *ours);
+  auto reference = make_reference(theirs->parameters());
+  for (int step = 0; step < 6; ++step) {
+    optimizer.zero_grad();
+    reference.zero_grad();
+    backward(ours, step);
+    backward(theirs, step);
+    optimizer.step(recipe.learning_rate);
+    reference.step();
+  }
+  expect_close(ours, theirs);
+}
+
+TEST(Optimizer, SgdIsTorchs) {
+  for (const auto& [momentum, dampening, nesterov] :
+       {std::tuple(0.0, 0.0, false), std::tuple(0.9, 0.0, false), std::tuple(0.9, 0.0, true),
+        std::tuple(0.9, 0.5, false)}) {
+    OptimizerRecipe recipe;
+    recipe.learning_rate = 0.01;
+    recipe.momentum = momentum;
+    recipe.dampening = dampening;
+    recipe.nesterov = nesterov;
+    recipe.weight_decay = 0.01;
+    compare(recipe, [&](const std::vector<torch::Tensor>& parameters) {
+      return torch::optim::SGD(parameters, torch::optim::SGDOptions(0.01)
+                                               .momentum(recipe.momentum)
+                                               .dampening(recipe.dampening)
+                                               .nesterov(recipe.nesterov)
+                                               .weight_decay(0.01));
+    });
+  }
+}
+
+TEST(Optimizer, AdamIsTorchs) {
+  OptimizerRecipe recipe;
+  recipe.name = "adam";
+  recipe.learning_rate = 0.01;
+  recipe.weight_decay = 0.02;
+  compare(recipe, [](const std::vector<torch::Tensor>& parameters) {
+    return torch::optim::Adam(parameters, torch::optim::AdamOptions(0.01).weight_decay(0.02));
+  });
+}
+
+TEST(Optimizer, AdamWIsTorchs) {
+  OptimizerRecipe recipe;
+  recipe.name = "adamw";
+  recipe.learning_rate = 0.01;
+  recipe.weight_decay = 0.1;
+  compare(recipe, [](const std::vector<torch::Tensor>& parameters) {
+    return torch::optim::AdamW(parameters, torch::optim::AdamWOptions(0.01).weight_decay(0.1));
+  });
+}
+
+TEST(Optimizer, SparesNormsAndBiasesFromDecayOnRequest) {
+  OptimizerRecipe recipe;
+  recipe.momentum = 0.0;
+  recipe.weight_decay = 0.5;
+  recipe.decay_norm_and_bias = false;
+  Net net = make_net();
+  Optimizer optimizer(recipe, *net);
+  for (auto& parameter : net->parameters()) parameter.mutable_grad() = torch::zeros_like(parameter);
+  const auto weight = net->linear->weight.detach().clone();
+  const auto bias = net->linear->bias.detach().clone();
+  optimizer.step(0.1);
+  EXPECT_TRUE(torch::allclose(net->linear->weight, weight * (1 - 0.1 * 0.5)));
+  EXPECT_TRUE(torch::equal(net->linear->bias, bias));
+  EXPECT_TRUE(torch::equal(net->norm->weight, torch::ones(8)));
+}
+
+TEST(Optimizer, GoesOnFromItsState) {
+  for (const char* name : {"sgd", "adam"}) {
+    OptimizerRecipe recipe;
+    recipe.name = name;
+    recipe.learning_rate = 0.01;
+    Net whole = make_net();
+    Net parts = make_net();
+    Optimizer one(recipe, *whole);
+    std::optional<Optimizer> other(std::in_place, recipe, *parts);
+    for (int step = 0; step < 5; ++step) {
+      if (step == 2) {
+        std::map<std::string, torch::Tensor> state;
+        for (const auto& [key, tensor] : other->state()) state[key] = tensor.clone();
+        other.emplace(recipe, *parts);
+        other->load_state(state);
+      }
+      one.zero_grad();
+      other->zero_grad();
+      backward(whole, step);
+      backward(parts, step);
+      one.step(0.01);
+      other->step(0.01);
+    }
+    const auto expected = whole->named_parameters();
+    for (const auto& item : parts->named_parameters())
+      EXPECT_TRUE(torch::equal(item.value(), expected[item.key()]));
+  }
+}
+
+TEST(Optimizer, MeasuresAndScalesGradients) {
+  Net net = make_net();
+  Optimizer optimizer({}, *net);
+  backward(net, 0);
+  double sum = 0.0;
+  for (const auto& parameter : net->parameters())
+    sum += parameter.grad().to(torch::kDouble).pow(2).sum().item<double>();
+  EXPECT_NEAR(optimizer.gradient_norm(), std::sqrt(sum), 1e-4 * std::sqrt(sum));
+  optimizer.scale_gradients(0.5);
+  EXPECT_NEAR(optimizer.gradient_norm(), 0.5 * std::sqrt(sum), 1e-4 * std::sqrt(sum));
+  EXPECT_EQ(optimizer.first_non_finite_gradient(), "");
+  net->conv->weight.mutable_grad()[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(optimizer.first_non_finite_gradient(), "conv.weight");
+}
+
+}  // namespace
+}  // namespace bitdial::train

@@ -1,0 +1,298 @@
+#include "bitdial/train/trainer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <fstream>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "bitdial/core/error.h"
+#include "bitdial/train/checkpoint.h"
+#include "bitdial/train/checkpoint_folder.h"
+
+namespace bitdial::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// LeNet-5 on a few generated images: a second a run.
+Recipe tiny_recipe() {
+  Recipe recipe;
+  recipe.data.name = "shapes";
+  recipe.data.train_images = 200;
+  recipe.data.test_images = 50;
+  recipe.data.batch_size = 32;  // 7 steps per epoch, the last of 8 images
+  recipe.model.name = "lenet5";
+  recipe.train.epochs = 2;
+  recipe.train.threads = 1;
+  recipe.train.log_every = 2;
+  recipe.optimizer.learning_rate = 0.05;
+  recipe.precision.policy = "float32";
+  return recipe;
+}
+
+std::vector<nlohmann::json> read_lines(const fs::path& path) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream stream(path);
+  for (std::string line; std::getline(stream, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  TrainerTest()
+      : folder_(fs::temp_directory_path() /
+                fmt::format("bitdial-train-{}-{}", ::getpid(),
+                            ::testing::UnitTest::GetInstance()->current_test_info()->name())) {
+    options_.bar.stream = null_.get();
+    options_.bar.terminal = false;
+  }
+  ~TrainerTest() override { fs::remove_all(folder_); }
+
+  fs::path run(const std::string& name) const { return folder_ / name; }
+
+  /// Options that stop a run after so many optimiser steps.
+  TrainOptions stop_after(int64_t steps) const {
+    TrainOptions options = options_;
+    options.stop = [steps, asked = int64_t{0}]() mutable { return ++asked >= steps; };
+    return options;
+  }
+
+  /// Weights, optimiser and policy state, counters and metrics of two finished runs must agree bit for bit.
+  static void expect_same_runs(const fs::path& a, const fs::path& b) {
+    const Checkpoint left = read_checkpoint(find_checkpoint(a, false));
+    const Checkpoint right = read_checkpoint(find_checkpoint(b, false));
+    ASSERT_EQ(left.tensors.size(), right.tensors.size());
+    for (size_t i = 0; i < left.tensors.size(); ++i) {
+      EXPECT_EQ(left.tensors[i].name, right.tensors[i].name);
+      EXPECT_EQ(left.tensors[i].data, right.tensors[i].data) << left.tensors[i].name;
+    }
+    EXPECT_EQ(left.session, right.session);
+    EXPECT_EQ(left.schedule, right.schedule);
+    EXPECT_EQ(left.progress.step, right.progress.step);
+    EXPECT_EQ(left.progress.best_accuracy, right.progress.best_accuracy);
+    auto metrics = read_lines(a / "metrics.jsonl");
+    auto other_metrics = read_lines(b / "metrics.jsonl");
+    EXPECT_GT(metrics.size(), 2U);
+    for (auto* lines : {&metrics, &other_metrics}) {
+      for (auto& line : *lines) line.erase("images_per_s");
+    }
+    EXPECT_EQ(metrics, other_metrics);
+    EXPECT_EQ(read_lines(a / "precision.jsonl"), read_lines(b / "precision.jsonl"));
+  }
+
+  void expect_resume_is_exact(const Recipe& recipe, std::initializer_list<int64_t> stops) {
+    ASSERT_TRUE(train(recipe, run("whole"), options_).finished);
+    TrainSummary summary;
+    bool first = true;
+    for (const int64_t steps : stops) {
+      summary =
+          first ? train(recipe, run("parts"), stop_after(steps)) : resume(run("parts"), stop_after(steps));
+      ASSERT_FALSE(summary.finished);
+      first = false;
+    }
+    ASSERT_TRUE(resume(run("parts"), options_).finished);
+    expect_same_runs(run("whole"), run("parts"));
+  }
+
+  struct Closer {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Closer> null_{std::fopen("/dev/null", "w")};
+  fs::path folder_;
+  TrainOptions options_;
+};
+
+TEST_F(TrainerTest, LearnsAndLeavesARunDirectory) {
+  Recipe recipe = tiny_recipe();
+  recipe.train.epochs = 6;
+  const TrainSummary summary = train(recipe, run("a"), options_);
+  EXPECT_TRUE(summary.finished);
+  EXPECT_EQ(summary.steps, 42);
+  ASSERT_TRUE(summary.evaluation);
+  EXPECT_EQ(summary.evaluation->images, 50);
+
+  const auto lines = read_lines(run("a") / "metrics.jsonl");
+  EXPECT_EQ(
+      std::count_if(lines.begin(), lines.end(), [](const auto& line) { return line.at("kind") == "epoch"; }),
+      6);
+  EXPECT_EQ(
+      std::count_if(lines.begin(), lines.end(), [](const auto& line) { return line.at("kind") == "step"; }),
+      21);
+  EXPECT_LT(summary.train_loss, lines.front().at("loss").get<double>());
+  EXPECT_EQ(parse_recipe(read_checkpoint(find_checkpoint(run("a"), true)).recipe), recipe);
+  EXPECT_EQ(list_checkpoints(run("a") / "checkpoints").size(), 2U);  // train.keep_checkpoints
+}
+
+TEST_F(TrainerTest, SameSeedSameBits) {
+  train(tiny_recipe(), run("a"), options_);
+  train(tiny_recipe(), run("b"), options_);
+  expect_same_runs(run("a"), run("b"));
+  Recipe other = tiny_recipe();
+  other.train.seed = 2;
+  train(other, run("c"), options_);
+  EXPECT_NE(read_checkpoint(find_checkpoint(run("a"), false)).tensors[0].data,
+            read_checkpoint(find_checkpoint(run("c"), false)).tensors[0].data);
+}
+
+TEST_F(TrainerTest, ResumesBitIdenticallyWithinAnEpoch) { expect_resume_is_exact(tiny_recipe(), {3, 2}); }
+
+TEST_F(TrainerTest, ResumesBitIdenticallyAtTheEndOfAnEpoch) { expect_resume_is_exact(tiny_recipe(), {7}); }
+
+TEST_F(TrainerTest, ResumesBitIdenticallyWithAdaptivePrecision) {
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "apt";
+  expect_resume_is_exact(recipe, {2, 4});
+}
+
+TEST_F(TrainerTest, ResumesBitIdenticallyWithStoredRangesAccumulationAndAdam) {
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "static";
+  recipe.train.micro_batches = 3;
+  recipe.train.clip_norm = 1.0;
+  recipe.train.label_smoothing = 0.1;
+  recipe.optimizer.name = "adamw";
+  recipe.optimizer.learning_rate = 0.002;
+  recipe.schedule.name = "plateau";
+  expect_resume_is_exact(recipe, {5});
+}
+
+TEST_F(TrainerTest, ResumesBitIdenticallyWithDropout) {
+  Recipe recipe = tiny_recipe();
+  recipe.model.name = "alexnet-imagenet";  // at 64 pixels; dropout draws from LibTorch's generator
+  recipe.data.image_size = 64;
+  recipe.data.train_images = 12;
+  recipe.data.test_images = 4;
+  recipe.data.batch_size = 4;
+  recipe.optimizer.learning_rate = 0.001;
+  expect_resume_is_exact(recipe, {2});
+}
+
+TEST_F(TrainerTest, LosesOnlyWhatFollowsTheLastCheckpoint) {
+  Recipe recipe = tiny_recipe();
+  recipe.train.checkpoint_steps = 4;
+  train(recipe, run("whole"), options_);
+  // A crash: lines were written after the last checkpoint, and the process is gone.
+  TrainOptions crash = options_;
+  crash.stop = [asked = 0]() mutable -> bool {
+    if (++asked == 6) throw std::runtime_error("power cut");
+    return false;
+  };
+  EXPECT_THROW(train(recipe, run("parts"), crash), std::runtime_error);
+  EXPECT_EQ(read_checkpoint(find_checkpoint(run("parts"), false)).progress.step, 4);
+  EXPECT_TRUE(resume(run("parts"), options_).finished);
+  expect_same_runs(run("whole"), run("parts"));
+}
+
+TEST_F(TrainerTest, AccumulationEqualsTheWholeBatch) {
+  Recipe recipe = tiny_recipe();
+  recipe.train.epochs = 1;
+  recipe.data.test_images = 10;
+  train(recipe, run("whole"), options_);
+  recipe.train.micro_batches = 5;  // 32 = 6 + 6 + 7 + 6 + 7
+  train(recipe, run("parts"), options_);
+  const auto whole = read_lines(run("whole") / "metrics.jsonl");
+  const auto parts = read_lines(run("parts") / "metrics.jsonl");
+  ASSERT_EQ(whole.size(), parts.size());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    EXPECT_NEAR(whole[i].at("loss").get<double>(), parts[i].at("loss").get<double>(), 1e-4) << i;
+  }
+}
+
+TEST_F(TrainerTest, EvaluatesInTheStoredPrecisionWithFloat32Beside) {
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "static:4/4/8";
+  const TrainSummary summary = train(recipe, run("a"), options_);
+  const EvaluationReport report = evaluate_checkpoint(run("a"), {});
+  EXPECT_EQ(report.quantized.accuracy, summary.evaluation->accuracy);
+  EXPECT_EQ(report.quantized.loss, summary.evaluation->loss) << "scales of the checkpoint, not of the batch";
+  EXPECT_NE(report.float32.loss, report.quantized.loss);
+  EXPECT_EQ(report.float32.images, 50);
+}
+
+std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST_F(TrainerTest, NamesLayerAndStepWhenTheLossIsNotFinite) {
+  for (const char* policy : {"float32", "static"}) {
+    Recipe recipe = tiny_recipe();
+    recipe.model.name = "alexnet-cifar";  // no saturating activations
+    recipe.data.train_images = 64;
+    recipe.optimizer.learning_rate = 1e18;
+    recipe.precision.policy = policy;
+    recipe.train.checkpoint_steps = 1;
+    const std::string error = error_of([&] { train(recipe, run(policy), options_); });
+    EXPECT_NE(error.find("[train] step 1"), std::string::npos) << error;
+    EXPECT_NE(error.find("not finite"), std::string::npos) << error;
+    EXPECT_TRUE(error.find("features.") != std::string::npos || error.find("classifier") != std::string::npos)
+        << error;
+    EXPECT_EQ(read_checkpoint(find_checkpoint(run(policy), false)).progress.step, 1)
+        << "the last checkpoint is kept";
+  }
+}
+
+TEST_F(TrainerTest, StartsFromGivenWeights) {
+  Recipe recipe = tiny_recipe();
+  train(recipe, run("a"), options_);
+  const TensorFile weights = read_checkpoint(find_checkpoint(run("a"), false)).tensors_under("model.");
+  for (const char* name : {"w.pt", "w.safetensors"}) {
+    write_weights(folder_ / name, weights);
+    Recipe from = recipe;
+    from.model.init = folder_ / name;
+    from.optimizer.learning_rate = 1e-12;
+    const TrainSummary summary = train(from, run(std::string("from-") + name), options_);
+    EXPECT_NEAR(summary.evaluation->loss, evaluate_checkpoint(run("a"), {}).float32.loss, 1e-5) << name;
+  }
+}
+
+TEST_F(TrainerTest, NamesTheTensorThatDoesNotFit) {
+  Recipe recipe = tiny_recipe();
+  train(recipe, run("a"), options_);
+  const TensorFile weights = read_checkpoint(find_checkpoint(run("a"), false)).tensors_under("model.");
+  const fs::path file = folder_ / "w.safetensors";
+  recipe.model.init = file;
+
+  TensorFile wrong = weights;
+  for (StoredTensor& tensor : wrong.tensors) {
+    if (tensor.name == "fc2.bias") {
+      tensor.shape = {5};
+      tensor.data.resize(5 * sizeof(float));
+    }
+  }
+  write_weights(file, wrong);
+  std::string error = error_of([&] { train(recipe, run("b"), options_); });
+  EXPECT_NE(error.find("\"fc2.bias\" has shape [5]"), std::string::npos) << error;
+  EXPECT_NE(error.find("expects [10]"), std::string::npos) << error;
+
+  wrong = weights;
+  wrong.tensors.front().name = "conv1.weights";
+  write_weights(file, wrong);
+  error = error_of([&] { train(recipe, run("c"), options_); });
+  EXPECT_NE(error.find("conv1.weights"), std::string::npos) << error;
+  EXPECT_NE(error.find("did you mean \"conv1.weight\""), std::string::npos) << error;
+
+  wrong = weights;
+  wrong.tensors.pop_back();
+  write_weights(file, wrong);
+  error = error_of([&] { train(recipe, run("d"), options_); });
+  EXPECT_NE(error.find("lacks tensor \"fc2."), std::string::npos) << error;
+}
+
+TEST_F(TrainerTest, NeverWritesOverARun) {
+  train(tiny_recipe(), run("a"), options_);
+  EXPECT_THROW(train(tiny_recipe(), run("a"), options_), Error);
+  EXPECT_THROW(resume(run("nothing"), options_), Error);
+  EXPECT_TRUE(resume(run("a"), options_).finished) << "a finished run stays as it is";
+}
+
+}  // namespace
+}  // namespace bitdial::train
