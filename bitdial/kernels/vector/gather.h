@@ -7,6 +7,7 @@
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
+#include "bitdial/kernels/vector/transpose.h"
 #include "bitdial/kernels/workspace.h"
 
 // FPROP and BPROP: every output pixel gathers its valid taps of the input (indirection, no im2col). Pixels of
@@ -209,10 +210,9 @@ class Gather {
   void interleave_channels(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
     for (int64_t c = 0; c < quads_; ++c) {
       const uint8_t* source = staged + 4 * c * panel.lanes;
-      int8_t* target = group + 4 * c * panel.lanes;
-      for (int64_t k = 0; k < panel.lanes; ++k) {
-        for (int64_t i = 0; i < 4; ++i) target[4 * k + i] = static_cast<int8_t>(source[i * panel.lanes + k]);
-      }
+      const uint8_t* rows[4] = {source, source + panel.lanes, source + 2 * panel.lanes,
+                                source + 3 * panel.lanes};
+      interleave_4_rows(rows, 0, panel.lanes, group + 4 * c * panel.lanes);
     }
   }
 

@@ -7,6 +7,7 @@
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
+#include "bitdial/kernels/vector/transpose.h"
 #include "bitdial/kernels/workspace.h"
 
 // WTGRAD: the reduction runs over images. x becomes [block of images][h][w][c][images], dy
@@ -91,64 +92,103 @@ class WeightGradient {
 
   /// Missing images of the last block are zeros in both operands.
   void pack_x_row(int64_t block, int64_t h) {
-    Workspace workspace;
-    const int64_t plane = images_ * p_.channels;
-    auto* staged = workspace.take<uint8_t>(x_split_.count * plane);
-    std::memset(staged, 0, static_cast<size_t>(x_split_.count * plane));
-    const int64_t real = std::min(images_, p_.batch - block * images_);
-    for (int64_t w = 0; w < p_.cols.in; ++w) {
-      for (int64_t n = 0; n < real; ++n) {
-        const int64_t first =
-            p_.x_first + (block * images_ + n) * p_.x_image + h * p_.x_row + w * p_.x_column;
-        split_digits<Isa>(x_split_, p_.x.codes, first, p_.channels, staged + n * p_.channels, plane);
-      }
-      for (int d = 0; d < x_split_.count; ++d) {
-        uint8_t* target = x_at(d, block, h, w);
-        for (int64_t c = 0; c < p_.channels; ++c) {
-          for (int64_t n = 0; n < images_; ++n)
-            target[c * images_ + n] = staged[d * plane + n * p_.channels + c];
+    const bool dense = p_.x_column == p_.channels;  // then pixels and channels are one axis
+    const int64_t columns = dense ? p_.cols.in * p_.channels : p_.channels;
+    for (int64_t image = 0; image < images_; image += 16) {
+      for (int64_t w = 0; w < (dense ? 1 : p_.cols.in); ++w) {
+        const int64_t first = p_.x_first + h * p_.x_row + w * p_.x_column;
+        for (int64_t c = 0; c < columns; c += kTransposeBytes) {
+          pack_x_columns(block, image, first + c, std::min(kTransposeBytes, columns - c),
+                         x_at(0, block, h, w) + c * images_ + image);
         }
       }
+    }
+  }
+
+  /// Up to 16 images of up to kTransposeBytes neighbouring codes.
+  void pack_x_columns(int64_t block, int64_t image, int64_t first, int64_t columns, uint8_t* target) const {
+    alignas(64) uint8_t staged[2][16 * kTransposeBytes];
+    const int64_t first_image = block * images_ + image;
+    const int64_t real = std::min<int64_t>(16, p_.batch - first_image);
+    const bool direct = x_split_.count == 1 && real == 16 && columns == kTransposeBytes;
+    if (!direct) {
+      std::memset(staged, 0, sizeof(staged));
+      for (int64_t n = 0; n < real; ++n) {
+        split_digits<Isa>(x_split_, p_.x.codes, first + (first_image + n) * p_.x_image, columns,
+                          staged[0] + n * kTransposeBytes, 16 * kTransposeBytes);
+      }
+    }
+    const uint8_t* codes = static_cast<const uint8_t*>(p_.x.codes) + first + first_image * p_.x_image;
+    for (int d = 0; d < x_split_.count; ++d) {
+      const uint8_t* rows[16];
+      for (int n = 0; n < 16; ++n)
+        rows[n] = direct ? codes + n * p_.x_image : staged[d] + n * kTransposeBytes;
+      const uint8_t flip = direct ? x_split_.flip[0] : uint8_t{0};
+      uint8_t* plane = target + d * x_plane_;
+      if (columns == kTransposeBytes && image + 16 <= images_) {
+        transpose_16_rows(rows, flip, plane, images_);
+        continue;
+      }
+      alignas(64) uint8_t transposed[kTransposeBytes * 16];
+      transpose_16_rows(rows, flip, transposed, 16);
+      const auto bytes = static_cast<size_t>(std::min<int64_t>(16, images_ - image));
+      for (int64_t c = 0; c < columns; ++c) std::memcpy(plane + c * images_, transposed + c * 16, bytes);
     }
   }
 
   void pack_dy_row(int64_t block, int64_t oh) {
+    constexpr int64_t kTogether = 4;  // quads of images at a time: 16 streams through memory
     Workspace workspace;
-    const int64_t plane = 4 * padded_columns_;
-    auto* staged = workspace.take<uint8_t>(dy_split_.count * plane);
-    for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
-      const int64_t pixel = (block * p_.rows.out + oh) * p_.cols.out + ow;
-      for (int d = 0; d < dy_split_.count; ++d) {
-        std::fill_n(dy_sums_ + (d * pixels_ + pixel) * padded_columns_, padded_columns_, 0);
-      }
-      for (int64_t quad = 0; quad < quads_; ++quad) {
-        std::memset(staged, 0, static_cast<size_t>(dy_split_.count * plane));
-        for (int64_t i = 0; i < 4; ++i) {
-          const int64_t n = block * images_ + 4 * quad + i;
-          if (n >= p_.batch) break;
-          const int64_t first = p_.dy_first + ((n * p_.rows.out + oh) * p_.cols.out + ow) * p_.dy_pixel;
-          split_digits<Isa>(dy_split_, p_.dy.codes, first, p_.columns, staged + i * padded_columns_, plane);
+    auto* staged = workspace.take<uint8_t>(dy_split_.count * 4 * padded_columns_);
+    const int64_t row = (block * p_.rows.out + oh) * p_.cols.out;
+    for (int d = 0; d < dy_split_.count; ++d) {
+      std::fill_n(dy_sums_ + (d * pixels_ + row) * padded_columns_, p_.cols.out * padded_columns_, 0);
+    }
+    for (int64_t begin = 0; begin < quads_; begin += kTogether) {
+      for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
+        for (int64_t quad = begin; quad < std::min(begin + kTogether, quads_); ++quad) {
+          const int64_t image = block * images_ + 4 * quad;
+          pack_dy_quad(image, oh * p_.cols.out + ow, row + ow, quad, staged);
         }
-        for (int d = 0; d < dy_split_.count; ++d) pack_dy_quad(staged + d * plane, d, pixel, quad);
       }
     }
   }
 
-  void pack_dy_quad(const uint8_t* staged, int digit, int64_t pixel, int64_t quad) {
+  void pack_dy_quad(int64_t image, int64_t in_image, int64_t pixel, int64_t quad, uint8_t* staged) const {
+    const int64_t plane = 4 * padded_columns_;
+    const int64_t stride = p_.rows.out * p_.cols.out * p_.dy_pixel;
+    const int64_t first = p_.dy_first + image * stride + in_image * p_.dy_pixel;
+    const bool direct = dy_split_.count == 1 && image + 4 <= p_.batch;
+    if (!direct) {
+      std::memset(staged, 0, static_cast<size_t>(dy_split_.count * plane));
+      for (int64_t i = 0; i < std::min<int64_t>(4, p_.batch - image); ++i) {
+        split_digits<Isa>(dy_split_, p_.dy.codes, first + i * stride, p_.columns,
+                          staged + i * padded_columns_, plane);
+      }
+    }
+    const uint8_t* codes = static_cast<const uint8_t*>(p_.dy.codes) + first;
+    for (int d = 0; d < dy_split_.count; ++d) {
+      const uint8_t* rows[4];
+      for (int i = 0; i < 4; ++i)
+        rows[i] = direct ? codes + i * stride : staged + d * plane + i * padded_columns_;
+      for (int64_t i = 0; i < panel_count_; ++i) {
+        pack_dy_panel(rows, direct ? dy_split_.flip[0] : uint8_t{0}, panels_[i], d, pixel, quad);
+      }
+    }
+  }
+
+  void pack_dy_panel(const uint8_t* const* rows, uint8_t flip, const PanelSpan& panel, int digit,
+                     int64_t pixel, int64_t quad) const {
     constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
     const typename Isa::Quad ones = Isa::broadcast(kOnes);
-    for (int64_t i = 0; i < panel_count_; ++i) {
-      const PanelSpan& panel = panels_[i];
-      int8_t* target = panel_data(panel, digit) + (pixel * quads_ + quad) * panel.lanes * 4;
-      for (int64_t k = 0; k < panel.lanes; ++k) {
-        for (int64_t j = 0; j < 4; ++j) {
-          target[4 * k + j] = static_cast<int8_t>(staged[j * padded_columns_ + panel.begin + k]);
-        }
-      }
-      int32_t* sums = dy_sums_ + (digit * pixels_ + pixel) * padded_columns_ + panel.begin;
-      for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
-        Isa::store(sums + k, Isa::dot(Isa::load(sums + k), ones, Isa::load_panel(target + 4 * k)));
-      }
+    const uint8_t* part[4];
+    for (int i = 0; i < 4; ++i) part[i] = rows[i] + panel.begin;
+    int8_t* target = panel_data(panel, digit) + (pixel * quads_ + quad) * panel.lanes * 4;
+    interleave_4_rows(part, flip, panel.columns, target);
+    std::memset(target + 4 * panel.columns, 0, static_cast<size_t>(4 * (panel.lanes - panel.columns)));
+    int32_t* sums = dy_sums_ + (digit * pixels_ + pixel) * padded_columns_ + panel.begin;
+    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
+      Isa::store(sums + k, Isa::dot(Isa::load(sums + k), ones, Isa::load_panel(target + 4 * k)));
     }
   }
 
