@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/quantizer.h"
 #include "bitdial/kernels/quantize.h"
 
 namespace bitdial::ops {
@@ -177,7 +178,7 @@ at::Tensor column(std::span<const QuantParams> params, Member member, const at::
   return values.to(like.device(), dtype).view(shape);
 }
 
-// The upper 24 random bits of every logical index; 64-bit integers hold 32 bits on the way.
+// The upper kStochasticBits random bits of every logical index; 64-bit integers hold 32 bits on the way.
 at::Tensor upper_bits(const at::Tensor& like, RandomKey key) {
   constexpr int64_t kMask = 0xFFFFFFFF;
   const auto options = like.options().dtype(at::kLong);
@@ -190,7 +191,7 @@ at::Tensor upper_bits(const at::Tensor& like, RandomKey key) {
   x = x.bitwise_xor(multiply(index.bitwise_right_shift(at::Scalar(32)), 0x9E3779B9));
   x = multiply(fold(x, 16), 0x7FEB352D).bitwise_xor(int64_t{key.b});
   x = fold(multiply(fold(x, 15), 0x846CA68B), 16);
-  return x.bitwise_right_shift(at::Scalar(8));
+  return x.bitwise_right_shift(at::Scalar(32 - kStochasticBits)).to(at::kFloat);
 }
 
 at::Tensor flat(const at::Tensor& x) { return x.reshape({x.dim() > 0 ? x.size(0) : 1, -1}); }
@@ -238,8 +239,9 @@ at::Tensor quantize(const at::Tensor& x, const Format& format, std::span<const Q
   statistics.range = generic::measure_range(x, Granularity::kTensor, RangeStatistic::kExtreme)[0];
   at::Tensor r = at::minimum(at::maximum(y, low), high);
   if (format.rounding == Rounding::kStochastic) {
-    const at::Tensor floor = r.floor();
-    r = floor.add(upper_bits(x, key).lt(r.sub(floor).mul(0x1p24).round()));
+    const at::Tensor nearest = r.round();
+    const at::Tensor fraction = r.sub(nearest).mul(0x1p22).round();
+    r = nearest.add(fraction.add(upper_bits(x, key)).mul(0x1p-22).floor());
   } else {
     r = r.round();
   }
