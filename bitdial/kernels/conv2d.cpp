@@ -4,7 +4,9 @@
 #include <utility>
 
 #include "bitdial/core/error.h"
+#include "bitdial/kernels/amx/amx.h"
 #include "bitdial/kernels/conv2d_kernels.h"
+#include "bitdial/kernels/depthwise.h"
 #include "bitdial/kernels/isa.h"
 #include "bitdial/kernels/vector/conv2d.h"
 
@@ -23,7 +25,11 @@ constexpr Conv2dKernels kVectorKernels = {
       vector::backward_weight(*kEngine, shape, x, dy, dw);
     }};
 
-const Conv2dKernels& kernels_of(Isa isa) {
+/// Groups so narrow that tiles would be mostly padding.
+bool too_narrow_for_tiles(const ConvShape& s) { return s.groups > 1 && s.in_channels / s.groups < 32; }
+
+const Conv2dKernels& kernels_of(Isa isa, const ConvShape& shape) {
+  if (depthwise::supports(shape, isa)) return depthwise::kConv2d;
   switch (isa) {
     case Isa::kScalar:
       return scalar::kConv2d;
@@ -34,7 +40,7 @@ const Conv2dKernels& kernels_of(Isa isa) {
     case Isa::kAvx512Vnni:
       return kVectorKernels<avx512vnni::kEngine>;
     case Isa::kAmx:
-      return kVectorKernels<avx512vnni::kEngine>;
+      return too_narrow_for_tiles(shape) ? kVectorKernels<avx512vnni::kEngine> : amx::kConv2d;
   }
   return scalar::kConv2d;
 }
@@ -103,7 +109,7 @@ void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, 
   check_params("conv2d_forward", "input", x, shape.batch);
   check_params("conv2d_forward", "weight", w, shape.out_channels);
   check_output("conv2d_forward", y.data);
-  kernels_of(active_isa()).forward(shape, x, w, bias, y);
+  kernels_of(active_isa(), shape).forward(shape, x, w, bias, y);
 }
 
 void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx) {
@@ -111,7 +117,7 @@ void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Opera
   check_params("conv2d_backward_data", "output gradient", dy, shape.batch);
   check_params("conv2d_backward_data", "weight", w, 1);
   check_output("conv2d_backward_data", dx.data);
-  kernels_of(active_isa()).backward_data(shape, dy, w, dx);
+  kernels_of(active_isa(), shape).backward_data(shape, dy, w, dx);
 }
 
 void conv2d_backward_weight(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw) {
@@ -119,7 +125,7 @@ void conv2d_backward_weight(const ConvShape& shape, const Operand& x, const Oper
   check_params("conv2d_backward_weight", "input", x, 1);
   check_params("conv2d_backward_weight", "output gradient", dy, 1);
   check_output("conv2d_backward_weight", dw);
-  kernels_of(active_isa()).backward_weight(shape, x, dy, dw);
+  kernels_of(active_isa(), shape).backward_weight(shape, x, dy, dw);
 }
 
 }  // namespace bitdial::kernels

@@ -4,18 +4,19 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
-#include <random>
+#include <stdexcept>
 #include <string>
-#include <vector>
 
-#include "bitdial/core/error.h"
+#include "bitdial/kernels/amx/amx.h"
 #include "bitdial/kernels/amx/digits.h"
 #include "bitdial/kernels/amx/tile_twin.h"
 #include "bitdial/kernels/isa.h"
+#include "tests/kernels/random_problem.h"
 
 namespace bitdial::kernels {
 namespace {
+
+using namespace testing_support;
 
 struct Implementation {
   const char* name;
@@ -25,86 +26,6 @@ struct Implementation {
 const Implementation kImplementations[] = {{"twin", &amx::twin::kConv2d, Isa::kScalar},
                                            {"twin_avx512", &amx::twin_avx512::kConv2d, Isa::kAvx512Vnni},
                                            {"hardware", &amx::kConv2d, Isa::kAmx}};
-
-class Random {
- public:
-  explicit Random(uint32_t seed) : engine_(seed) {}
-  int64_t between(int64_t low, int64_t high) {
-    return std::uniform_int_distribution<int64_t>(low, high)(engine_);
-  }
-  bool one_in(int64_t n) { return between(1, n) == 1; }
-
- private:
-  std::mt19937 engine_;
-};
-
-/// A tensor of codes with its parameters.
-struct Codes {
-  CodeType type = CodeType::kS8;
-  std::vector<uint16_t> storage;
-  std::vector<QuantParams> params;
-  Operand operand() const { return {storage.data(), type, params}; }
-};
-
-struct Limits {
-  int64_t low, high;
-};
-Limits limits_of(CodeType type) {
-  switch (type) {
-    case CodeType::kS8:
-      return {-128, 127};
-    case CodeType::kU8:
-      return {0, 255};
-    case CodeType::kS16:
-      return {-32768, 32767};
-    case CodeType::kU16:
-      return {0, 65535};
-  }
-  return {};
-}
-
-enum class Fill { kUniform, kExtremes, kLowest, kHighest };
-
-Codes random_codes(Random& random, CodeType type, int64_t count, int64_t params, Fill fill, bool shifted) {
-  Codes codes;
-  codes.type = type;
-  const auto [low, high] = limits_of(type);
-  const bool wide = code_size(type) == 2;
-  codes.storage.resize(static_cast<size_t>(wide ? count : (count + 1) / 2));
-  auto* bytes = reinterpret_cast<uint8_t*>(codes.storage.data());
-  for (int64_t i = 0; i < count; ++i) {
-    int64_t code = random.between(low, high);
-    if (fill == Fill::kExtremes) code = random.one_in(2) ? low : high;
-    if (fill == Fill::kLowest) code = low;
-    if (fill == Fill::kHighest) code = high;
-    if (wide) {
-      codes.storage[static_cast<size_t>(i)] = static_cast<uint16_t>(code);
-    } else {
-      bytes[i] = static_cast<uint8_t>(code);
-    }
-  }
-  const bool offsets = random.one_in(2);
-  for (int64_t i = 0; i < params; ++i) {
-    QuantParams p{.scale = static_cast<float>(random.between(1, 1 << 20)) * 1e-9F};
-    if (shifted && offsets) p.offset = static_cast<float>(random.between(-1000, 1000)) * 1e-5F;
-    if (shifted && !offsets) p.zero_code = static_cast<int32_t>(random.between(low, high));
-    codes.params.push_back(p);
-  }
-  return codes;
-}
-
-Fill random_fill(Random& random) { return static_cast<Fill>(random.between(0, 3)); }
-CodeType random_type(Random& random) { return static_cast<CodeType>(random.between(0, 3)); }
-
-std::string describe(const ConvShape& s) {
-  return "mb" + std::to_string(s.batch) + "g" + std::to_string(s.groups) + "ic" +
-         std::to_string(s.in_channels) + "ih" + std::to_string(s.in_height) + "iw" +
-         std::to_string(s.in_width) + "oc" + std::to_string(s.out_channels) + "kh" +
-         std::to_string(s.kernel_height) + "kw" + std::to_string(s.kernel_width) + "sh" +
-         std::to_string(s.stride_height) + "sw" + std::to_string(s.stride_width) + "ph" +
-         std::to_string(s.padding_height) + "pw" + std::to_string(s.padding_width) + "dh" +
-         std::to_string(s.dilation_height - 1) + "dw" + std::to_string(s.dilation_width - 1);
-}
 
 /// A shape with room for every special case, small enough for the reference.
 ConvShape random_shape(Random& random, int64_t max_macs) {
@@ -132,78 +53,6 @@ ConvShape random_shape(Random& random, int64_t max_macs) {
   }
 }
 
-template <class T>
-void expect_same_bits(const std::vector<T>& expected, const std::vector<T>& actual, const std::string& what) {
-  ASSERT_EQ(expected.size(), actual.size());
-  for (size_t i = 0; i < expected.size(); ++i) {
-    ASSERT_EQ(std::memcmp(&expected[i], &actual[i], sizeof(T)), 0)
-        << what << " differs first at " << i << ": expected " << +expected[i] << ", got " << +actual[i];
-  }
-}
-
-/// Runs `call(table, output)` on the reference and on `table` into outputs of type T.
-template <class T, class Call>
-void compare(const Conv2dKernels& table, int64_t outputs, const std::string& what, const Call& call) {
-  std::vector<T> expected(static_cast<size_t>(outputs), T{77});
-  std::vector<T> actual(static_cast<size_t>(outputs), T{99});
-  call(scalar::kConv2d, expected.data());
-  call(table, actual.data());
-  expect_same_bits(expected, actual, what);
-}
-
-template <class Call>
-void compare_output(const Conv2dKernels& table, bool bfloat16, int64_t outputs, const std::string& what,
-                    const Call& call) {
-  if (bfloat16) {
-    compare<uint16_t>(table, outputs, what + " bf16", [&](const Conv2dKernels& kernels, uint16_t* data) {
-      call(kernels, Output{data, OutputType::kBFloat16});
-    });
-  } else {
-    compare<float>(table, outputs, what, [&](const Conv2dKernels& kernels, float* data) {
-      call(kernels, Output{data, OutputType::kFloat32});
-    });
-  }
-}
-
-std::string types(const Codes& a, const Codes& b) {
-  return std::string(" ") + std::string(to_string(a.type)) + std::string(to_string(b.type));
-}
-
-void check_forward(const Conv2dKernels& table, const ConvShape& s, Random& random) {
-  const bool shifted = random.one_in(3);
-  const Codes x = random_codes(random, random_type(random), s.input_elements(),
-                               random.one_in(3) ? s.batch : 1, random_fill(random), shifted);
-  const Codes w = random_codes(random, random_type(random), s.weight_elements(),
-                               random.one_in(3) ? s.out_channels : 1, random_fill(random), random.one_in(3));
-  std::vector<float> bias;
-  for (int64_t k = 0; k < s.out_channels; ++k)
-    bias.push_back(static_cast<float>(random.between(-999, 999)) * 1e-3F);
-  const float* b = random.one_in(2) ? bias.data() : nullptr;
-  compare_output(
-      table, random.one_in(2), s.output_elements(), "forward " + describe(s) + types(x, w),
-      [&](const Conv2dKernels& k, const Output& y) { k.forward(s, x.operand(), w.operand(), b, y); });
-}
-
-void check_backward_data(const Conv2dKernels& table, const ConvShape& s, Random& random) {
-  const Codes dy = random_codes(random, random_type(random), s.output_elements(),
-                                random.one_in(3) ? s.batch : 1, random_fill(random), random.one_in(3));
-  const Codes w = random_codes(random, random_type(random), s.weight_elements(), 1, random_fill(random),
-                               random.one_in(3));
-  compare_output(
-      table, random.one_in(2), s.input_elements(), "backward_data " + describe(s) + types(dy, w),
-      [&](const Conv2dKernels& k, const Output& dx) { k.backward_data(s, dy.operand(), w.operand(), dx); });
-}
-
-void check_backward_weight(const Conv2dKernels& table, const ConvShape& s, Random& random) {
-  const Codes x =
-      random_codes(random, random_type(random), s.input_elements(), 1, random_fill(random), random.one_in(3));
-  const Codes dy = random_codes(random, random_type(random), s.output_elements(), 1, random_fill(random),
-                                random.one_in(3));
-  compare<float>(
-      table, s.weight_elements(), "backward_weight " + describe(s) + types(x, dy),
-      [&](const Conv2dKernels& k, float* dw) { k.backward_weight(s, x.operand(), dy.operand(), dw); });
-}
-
 class Amx : public testing::TestWithParam<Implementation> {
  protected:
   void SetUp() override {
@@ -215,8 +64,8 @@ class Amx : public testing::TestWithParam<Implementation> {
 INSTANTIATE_TEST_SUITE_P(Tiles, Amx, testing::ValuesIn(kImplementations),
                          [](const auto& info) { return std::string(info.param.name); });
 
-constexpr int kProblems = 400;
-constexpr int64_t kMaxMacs = 1 << 20;
+constexpr int kProblems = 300;
+constexpr int64_t kMaxMacs = 1 << 19;
 
 TEST_P(Amx, ForwardEqualsTheReference) {
   Random random(1);
@@ -237,6 +86,56 @@ TEST_P(Amx, BackwardWeightEqualsTheReference) {
   for (int i = 0; i < kProblems && !HasFatalFailure(); ++i) {
     check_backward_weight(table(), random_shape(random, kMaxMacs), random);
   }
+}
+
+/// Reductions longer than the int32 sums hold, all products of the largest magnitude.
+TEST_P(Amx, LongReductionsOfExtremeCodesDoNotOverflow) {
+  Random random(4);
+  for (const CodeType a : kCodeTypes) {
+    for (const CodeType b : kCodeTypes) {
+      const int64_t length = amx::plan_digits(a, b).max_steps * 64 + 100;
+      const ConvShape deep{.batch = 2, .in_channels = length, .out_channels = 1};
+      const ConvShape wide{.batch = 2, .in_channels = 1, .out_channels = length};
+      const ConvShape images{.batch = 66, .in_channels = 1, .in_width = length / 65 + 1, .out_channels = 1};
+      const ConvShape rows{.batch = 1, .in_channels = 1, .in_width = length, .out_channels = 2};
+      for (const ConvShape& shape : {deep, wide, images, rows}) {
+        check_extremes(table(), shape, a, b, random.one_in(2) ? Fill::kLowest : Fill::kHighest, random);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+/// Tensors that tiles read in place, and operands that need several visits of the weight gradient.
+TEST_P(Amx, SpecialPathsEqualTheReference) {
+  Random random(5);
+  const ConvShape in_place{.batch = 32,
+                           .in_channels = 64,
+                           .in_height = 3,
+                           .in_width = 3,
+                           .out_channels = 20,
+                           .kernel_height = 3,
+                           .kernel_width = 3,
+                           .padding_height = 1,
+                           .padding_width = 1};
+  const ConvShape visits{.batch = 64, .in_channels = 512, .in_height = 5, .in_width = 30, .out_channels = 3};
+  for (int i = 0; i < 8; ++i) check_forward(table(), in_place, random);
+  check_backward_weight(table(), visits, random);
+}
+
+TEST(AmxDigits, LimitsOfTheInt32Sums) {
+  EXPECT_EQ(amx::plan_digits(CodeType::kS8, CodeType::kS8).max_steps, 131071 / 64);
+  EXPECT_EQ(amx::plan_digits(CodeType::kU8, CodeType::kU8).max_steps, 33025 / 64);
+  EXPECT_EQ(amx::plan_digits(CodeType::kS16, CodeType::kS16).max_steps, 32896 / 64);
+  EXPECT_EQ(amx::plan_digits(CodeType::kS16, CodeType::kS8).max_steps, 65793 / 64);
+}
+
+TEST(AmxTwin, RefusesTilesWithoutConfiguration) {
+  amx::TwinTile::release();
+  EXPECT_THROW(amx::TwinTile::zero<0>(), std::logic_error);
+  amx::TwinTile::configure();
+  EXPECT_NO_THROW(amx::TwinTile::zero<0>());
+  amx::TwinTile::release();
 }
 
 }  // namespace

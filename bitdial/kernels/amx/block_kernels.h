@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "bitdial/kernels/amx/block.h"
-#include "bitdial/kernels/amx/value.h"
+#include "bitdial/kernels/value.h"
 
 /// BlockKernels over a tile type. Included by one source file per tile type; the unnamed namespace keeps each
 /// instantiation to its own file and flags.

@@ -8,7 +8,7 @@
 #include "bitdial/kernels/amx/portable/drivers.h"
 #include "bitdial/kernels/amx/portable/reduction.h"
 #include "bitdial/kernels/amx/portable/tile_pack.h"
-#include "bitdial/kernels/amx/value.h"
+#include "bitdial/kernels/value.h"
 
 namespace bitdial::kernels::amx {
 namespace {

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "bitdial/kernels/amx/digits.h"
-#include "bitdial/kernels/amx/portable/axis.h"
+#include "bitdial/kernels/axis.h"
 
 /// One group of a forward convolution or data gradient: out[n, oh, ow, column] = sum over taps and `depth` of
 /// a[n, h, w, depth] * b[column, tap, depth].

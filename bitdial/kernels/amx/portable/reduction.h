@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "bitdial/kernels/amx/block.h"
-#include "bitdial/kernels/amx/portable/axis.h"
 #include "bitdial/kernels/amx/portable/product.h"
+#include "bitdial/kernels/axis.h"
 #include "bitdial/kernels/workspace.h"
 
 /// Operands of the weight gradient dw[k, r, s, c] = sum x * dy, laid out so that a step of a tile reduces

@@ -7,7 +7,7 @@
 
 /// Forward and data gradient as one loop: along each image axis, output coordinate out_first + j * out_step
 /// sums over taps of input coordinate j * in_step + offset.
-namespace bitdial::kernels::amx {
+namespace bitdial::kernels {
 
 struct AxisTap {
   int64_t offset = 0;
@@ -38,4 +38,4 @@ Axis forward_axis(const AxisShape& shape);
 /// a convolution of stride 1 with the taps of its parity.
 std::vector<Axis> backward_data_axes(const AxisShape& shape);
 
-}  // namespace bitdial::kernels::amx
+}  // namespace bitdial::kernels

@@ -1,8 +1,8 @@
-#include "bitdial/kernels/amx/portable/axis.h"
+#include "bitdial/kernels/axis.h"
 
 #include <algorithm>
 
-namespace bitdial::kernels::amx {
+namespace bitdial::kernels {
 
 AxisShape vertical(const ConvShape& s) {
   return {s.in_height, s.out_height(), s.kernel_height, s.stride_height, s.padding_height, s.dilation_height};
@@ -34,4 +34,4 @@ std::vector<Axis> backward_data_axes(const AxisShape& shape) {
   return axes;
 }
 
-}  // namespace bitdial::kernels::amx
+}  // namespace bitdial::kernels

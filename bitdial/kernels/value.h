@@ -3,7 +3,7 @@
 #include <cstdint>
 
 /// The last step of a result with zero codes or real-valued offsets, in the order of operations of conv2d.h.
-namespace bitdial::kernels::amx {
+namespace bitdial::kernels {
 namespace {
 
 struct CodeParams {
@@ -27,4 +27,4 @@ float corrected_value(int64_t products, int64_t sum_a, int64_t sum_b, int64_t co
 }
 
 }  // namespace
-}  // namespace bitdial::kernels::amx
+}  // namespace bitdial::kernels

@@ -1,0 +1,97 @@
+// Depth-wise kernels against the scalar reference, bit by bit, on every instruction set of this CPU.
+#include "bitdial/kernels/depthwise.h"
+
+#include <gtest/gtest.h>
+
+#include "bitdial/kernels/isa.h"
+#include "tests/kernels/random_problem.h"
+
+namespace bitdial::kernels {
+namespace {
+
+using namespace testing_support;
+
+std::vector<Isa> vector_isas() {
+  std::vector<Isa> isas;
+  for (const Isa isa : available_isas()) {
+    if (isa != Isa::kScalar) isas.push_back(isa);
+  }
+  return isas;
+}
+
+ConvShape random_depthwise(Random& random) {
+  const int64_t channels[] = {2, 3, 4, 7, 8, 15, 16, 17, 24, 31, 32, 33, 40, 48, 63, 64, 65, 96, 100};
+  ConvShape s;
+  do {
+    s.batch = random.between(1, random.one_in(4) ? 30 : 4);
+    s.groups = s.in_channels = s.out_channels = channels[random.between(0, 18)];
+    s.kernel_height = random.between(1, random.one_in(4) ? 7 : 3);
+    s.kernel_width = random.one_in(2) ? s.kernel_height : random.between(1, 5);
+    s.in_height = random.between(1, 9);
+    s.in_width = random.between(1, random.one_in(5) ? 40 : 9);
+    s.stride_height = random.between(1, 3);
+    s.stride_width = random.one_in(2) ? s.stride_height : random.between(1, 3);
+    s.padding_height = random.between(0, 3);
+    s.padding_width = random.between(0, 3);
+    s.dilation_height = random.one_in(4) ? 2 : 1;
+    s.dilation_width = random.one_in(4) ? 2 : 1;
+  } while (s.dilation_height * (s.kernel_height - 1) >= s.in_height + 2 * s.padding_height ||
+           s.dilation_width * (s.kernel_width - 1) >= s.in_width + 2 * s.padding_width);
+  return s;
+}
+
+class Depthwise : public testing::TestWithParam<Isa> {
+ protected:
+  Depthwise() : isa_(GetParam()) {}
+  ScopedIsa isa_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Isas, Depthwise, testing::ValuesIn(vector_isas()),
+                         [](const auto& info) { return std::string(to_string(info.param)); });
+
+constexpr int kProblems = 600;
+
+TEST_P(Depthwise, EqualsTheReferenceInThreeDirections) {
+  Random random(7);
+  for (int i = 0; i < kProblems && !HasFatalFailure(); ++i) {
+    const ConvShape shape = random_depthwise(random);
+    ASSERT_TRUE(depthwise::supports(shape, GetParam())) << describe(shape);
+    check_forward(depthwise::kConv2d, shape, random);
+    check_backward_data(depthwise::kConv2d, shape, random);
+    check_backward_weight(depthwise::kConv2d, shape, random);
+  }
+}
+
+/// As many products of a lane as the int32 sums hold, all of the largest magnitude.
+TEST_P(Depthwise, SumsOfExtremeCodesDoNotOverflow) {
+  Random random(8);
+  const ConvShape large_kernel{.in_channels = 17,
+                               .in_height = 17,
+                               .in_width = 18,
+                               .out_channels = 17,
+                               .kernel_height = 16,
+                               .kernel_width = 16,
+                               .groups = 17};
+  const ConvShape long_row{.in_channels = 17, .in_width = 600, .out_channels = 17, .groups = 17};
+  for (const CodeType a : kCodeTypes) {
+    for (const CodeType b : kCodeTypes) {
+      for (const Fill fill : {Fill::kLowest, Fill::kHighest}) {
+        check_extremes(depthwise::kConv2d, large_kernel, a, b, fill, random);
+        check_extremes(depthwise::kConv2d, long_row, a, b, fill, random);
+      }
+    }
+  }
+}
+
+TEST(DepthwiseDispatch, LeavesOtherProblemsToTheGeneralKernels) {
+  const ConvShape plain{.in_channels = 8, .out_channels = 8};
+  const ConvShape multiplied{.in_channels = 8, .out_channels = 16, .groups = 8};
+  const ConvShape depth_wise{.in_channels = 8, .out_channels = 8, .groups = 8};
+  EXPECT_FALSE(depthwise::supports(plain, Isa::kAvx2));
+  EXPECT_FALSE(depthwise::supports(multiplied, Isa::kAvx2));
+  EXPECT_TRUE(depthwise::supports(depth_wise, Isa::kAvx2));
+  EXPECT_FALSE(depthwise::supports(depth_wise, Isa::kScalar));
+}
+
+}  // namespace
+}  // namespace bitdial::kernels
