@@ -103,7 +103,7 @@ torch_ready && exit 0
 if [ ! -x .venv/bin/python ]; then
   "${PYTHON:-python3}" -m venv .venv || die "cannot create .venv with '${PYTHON:-python3} -m venv'; PYTHON=... names another interpreter."
 fi
-say "installing PyTorch $version into .venv (log: build/pip.log)"
+say "installing PyTorch $version into .venv (log: build/pip.log; a CPU-only index as TORCH_INDEX makes it a small download)"
 index=()
 [ -n "${TORCH_INDEX:-}" ] && index=(--index-url "$TORCH_INDEX")
 # numpy: PyTorch's Python side, which tests compare with, warns without it.
