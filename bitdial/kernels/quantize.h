@@ -8,6 +8,7 @@
 #include "bitdial/core/format.h"
 #include "bitdial/core/policy.h"
 #include "bitdial/core/random.h"
+#include "bitdial/kernels/bfloat16.h"
 #include "bitdial/kernels/conv2d.h"
 
 /// float32 <-> codes, with the statistics that policies need gathered in the same pass.
@@ -22,11 +23,6 @@ struct TensorShape {
   int64_t outer = 1, channels = 1, inner = 1;
   MemoryOrder order = MemoryOrder::kInterleaved;
   int64_t elements() const { return outer * channels * inner; }
-};
-
-/// A bfloat16 number: the upper half of a float32.
-struct BFloat16 {
-  uint16_t bits = 0;
 };
 
 // Every function that reads data takes float32 or bfloat16; a bfloat16 is the float32 with the same upper

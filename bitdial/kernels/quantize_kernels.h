@@ -4,7 +4,8 @@
 #include <limits>
 
 #include "bitdial/core/quantizer.h"
-#include "bitdial/kernels/quantize.h"
+#include "bitdial/kernels/bfloat16.h"
+#include "bitdial/kernels/conv2d.h"
 
 /// The inner loops behind quantize.h: one table per instruction set, all with the same bits. Arguments are
 /// trusted.
@@ -16,6 +17,8 @@ inline constexpr int64_t kBlock = 2048;
 
 /// Partial sums of |x| in a block: element i of the block belongs to sum i mod kSumLanes.
 inline constexpr int64_t kSumLanes = 16;
+
+inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 enum class InputType : uint8_t { kFloat32, kBFloat16 };
 
@@ -33,8 +36,8 @@ struct QuantizeBlock {
 struct BlockStatistics {
   int64_t saturated = 0;
   int64_t zeros = 0;
-  float min = std::numeric_limits<float>::infinity();  ///< NaN is skipped
-  float max = -std::numeric_limits<float>::infinity();
+  float min = kInfinity;  ///< NaN is skipped
+  float max = -kInfinity;
   bool finite = true;  ///< no NaN, no infinity
 };
 

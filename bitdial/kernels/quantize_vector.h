@@ -21,8 +21,8 @@ struct VectorQuantize {
 
   // ---- extremes ----
   struct Extremes {
-    F min = V::set(std::numeric_limits<float>::infinity());
-    F max = V::set(-std::numeric_limits<float>::infinity());
+    F min = V::set(kInfinity);
+    F max = V::set(-kInfinity);
     F poison = V::set(0.0F);  // sum of 0 * x: NaN once an x is not finite
 
     void add(F x) {
