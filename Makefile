@@ -42,8 +42,8 @@ tsan: ## run the tests of loader, checkpoint, bar and policies under the thread 
 
 bench: configure ## build and run the micro-benchmarks
 	@cmake -S . -B $(BUILD) -DBITDIAL_BENCHMARKS=ON > /dev/null
-	@cmake --build $(BUILD) --parallel $(JOBS) --target bitdial_benchmarks
-	@./$(BUILD)/bin/bitdial_benchmarks
+	@cmake --build $(BUILD) --parallel $(JOBS) --target bitdial_bench_quantize bitdial_bench_kernel
+	@./$(BUILD)/bin/bench_quantize
 
 install: build ## install the command, the libraries and their CMake package to PREFIX
 	@cmake --install $(BUILD) --prefix $(PREFIX)

@@ -18,7 +18,7 @@ needs_commands=(
 )
 # Any one of the packages of a line will do; the first is what gets installed.
 needs_libraries=(
-  'libcli11-dev' 'libtomlplusplus-dev' 'nlohmann-json3-dev' 'libfmt-dev' 'libspdlog-dev' 'libgtest-dev'
+  'libcli11-dev' 'libtomlplusplus-dev' 'nlohmann-json3-dev' 'libfmt-dev' 'libgtest-dev'
   'libbenchmark-dev' 'libpng-dev' 'libjpeg-dev libjpeg62-turbo-dev libjpeg-turbo8-dev' 'zlib1g-dev'
   'libcurl4-openssl-dev libcurl4-gnutls-dev' 'libarchive-dev' 'libssl-dev'
 )
