@@ -31,21 +31,81 @@ struct Isa {
   }
   static Sum dot(Sum sum, Quad a, Panel b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
+  static Sum set(int32_t value) { return _mm512_set1_epi32(value); }
+  static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
+
+  static int32_t sum_bytes(const uint8_t* p, int64_t count) {
+    __m512i sums = _mm512_setzero_si512();
+    int64_t i = 0;
+    for (; i + 64 <= count; i += 64) {
+      sums = _mm512_add_epi64(sums, _mm512_sad_epu8(_mm512_loadu_si512(p + i), _mm512_setzero_si512()));
+    }
+    if (i < count) {
+      const __mmask64 rest = (uint64_t{1} << (count - i)) - 1;
+      sums = _mm512_add_epi64(sums,
+                              _mm512_sad_epu8(_mm512_maskz_loadu_epi8(rest, p + i), _mm512_setzero_si512()));
+    }
+    return static_cast<int32_t>(_mm512_reduce_add_epi64(sums));
+  }
+
   static Float load(const float* p) { return _mm512_loadu_ps(p); }
-  static Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
+
+  static __m512d low(Sum v) { return _mm512_cvtepi32_pd(_mm512_castsi512_si256(v)); }
+  static __m512d high(Sum v) { return _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(v, 1)); }
+  static Float join(__m512d low, __m512d high) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+  }
+  static Float to_float(Sum d0, Sum d1) {
+    const __m512d base = _mm512_set1_pd(256.0);
+    return join(_mm512_fmadd_pd(low(d1), base, low(d0)), _mm512_fmadd_pd(high(d1), base, high(d0)));
+  }
+  static Float to_float(Sum d00, Sum d01, Sum d10, Sum d11) {
+    const __m512d base = _mm512_set1_pd(256.0);
+    const auto combine = [&](__m512d a, __m512d b, __m512d c, __m512d d) {
+      return _mm512_fmadd_pd(_mm512_fmadd_pd(d, base, _mm512_add_pd(b, c)), base, a);
+    };
+    return join(combine(low(d00), low(d01), low(d10), low(d11)),
+                combine(high(d00), high(d01), high(d10), high(d11)));
+  }
+
   static __mmask16 first(int64_t count) {
     return static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1 << count) - 1);
   }
-  static void store(float* p, Float v, int64_t count) { _mm512_mask_storeu_ps(p, first(count), v); }
-  static void store(uint16_t* p, Float v, int64_t count) {
+  /// The upper halves hold the bfloat16 values.
+  static __m512i round(Float v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
     const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
-    _mm256_mask_storeu_epi16(p, first(count), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+  }
+  // Whole vectors are stored without a mask: masked stores are slow on some processors.
+  static void store(float* p, Float v, int64_t count) {
+    if (count >= 16) {
+      _mm512_storeu_ps(p, v);
+    } else {
+      _mm512_mask_storeu_ps(p, first(count), v);
+    }
+  }
+  static void store(uint16_t* p, Float v, int64_t count) {
+    const __m256i halves = _mm512_cvtepi32_epi16(_mm512_srli_epi32(round(v), 16));
+    if (count >= 16) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+    } else {
+      _mm256_mask_storeu_epi16(p, first(count), halves);
+    }
+  }
+  static void store_pair(float* p, Float a, Float b) {
+    _mm512_storeu_ps(p, a);
+    _mm512_storeu_ps(p + 16, b);
+  }
+  static void store_pair(uint16_t* p, Float a, Float b) {
+    const __m512i upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31,
+                                           29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(round(a), upper, round(b)));
   }
 };
 

@@ -17,7 +17,8 @@ namespace bitdial::kernels::vector {
 
 /// An output pixel of a block: where its first valid tap lies, where its result goes, whose image it is.
 struct Pixel {
-  int32_t input = 0;
+  int32_t input = 0;   ///< bytes
+  int32_t source = 0;  ///< the same place, counted in pixels
   int32_t output = 0;
   int32_t image = 0;
 };
@@ -123,26 +124,37 @@ class Gather {
     weight_zeros_ = workspace_.take<double>(padded_columns_);
     bias_ = p_.bias ? workspace_.take<float>(padded_columns_) : nullptr;
     bool offsets = false;
-    bool zeros = false;
+    bool uniform = true;
     for (int64_t k = 0; k < padded_columns_; ++k) {
       const QuantParams params = k < p_.columns ? p_.weight_params(k) : QuantParams{};
       scales_[k] = p_.input.params[0].scale * params.scale;
       weight_zeros_[k] = k < p_.columns ? static_cast<double>(weight_split_.zero + params.zero_code) : 0.0;
-      zeros |= weight_zeros_[k] != 0.0;
+      uniform &= k >= p_.columns || weight_zeros_[k] == weight_zeros_[0];
       offsets |= params.offset != 0.0F;
       if (bias_) bias_[k] = k < p_.columns ? p_.bias[k] : 0.0F;
     }
-    int64_t largest = 0;
-    for (const QuantParams& params : p_.input.params) {
-      offsets |= params.offset != 0.0F;
-      const int64_t zero = input_split_.zero + params.zero_code;
-      largest = std::max({largest, zero, 255 - zero});
-    }
+    for (const QuantParams& params : p_.input.params) offsets |= params.offset != 0.0F;
+    fast_ = uniform && !offsets && p_.input.params.size() == 1 && zeros_fit();
+    needs_sums_ = !fast_ || weight_zero_[0] != 0 || weight_zero_[1] != 0;
+    wide_ = tap_rows_ * tap_cols_ * p_.channels > (int64_t{1} << 18);
+  }
+
+  /// Spreads the zero points over the digits; whether every pair of digits then sums up in int32 (shifted
+  /// sums may wrap on the way).
+  bool zeros_fit() {
+    const int64_t zero_a = input_split_.zero + p_.input.params[0].zero_code;
+    const auto zero_b = static_cast<int64_t>(weight_zeros_[0]);
+    input_zero_[1] = input_split_.count == 2 ? zero_a >> 8 : 0;
+    input_zero_[0] = zero_a - 256 * input_zero_[1];
+    weight_zero_[1] = weight_split_.count == 2 ? (zero_b + 128) >> 8 : 0;
+    weight_zero_[0] = zero_b - 256 * weight_zero_[1];
+    int64_t largest_a = 0;
+    int64_t largest_b = 0;
+    for (const int64_t zero : input_zero_) largest_a = std::max({largest_a, zero, 255 - zero});
+    for (const int64_t zero : weight_zero_) largest_b = std::max({largest_b, 128 + zero, 127 - zero});
+    constexpr int64_t kLargest = (int64_t{1} << 31) - 1;
     const int64_t products = tap_rows_ * tap_cols_ * p_.channels;
-    needs_sums_ = zeros || offsets;
-    fast_ = !needs_sums_ && input_split_.count == 1 && weight_split_.count == 1 &&
-            p_.input.params.size() == 1 && products <= ((int64_t{1} << 31) - 1) / (largest * 128);
-    wide_ = products > (int64_t{1} << 18);
+    return largest_a < 1 << 16 && largest_b < 1 << 16 && products <= kLargest / (largest_a * largest_b);
   }
 
   // ---- weights
@@ -227,32 +239,41 @@ class Gather {
     }
   }
 
-  /// Per border class and column: the sum of the weights under its taps; for the fast path, what a sum starts
-  /// from.
+  /// Per weight digit, border class and column: the sum of the weights under the class's taps; for the fast
+  /// path, what the sums of each pair of digits start from.
   void sum_classes() {
     const int64_t taps = tap_rows_ * tap_cols_;
-    class_sums_ = workspace_.take<double>(class_count_ * padded_columns_);
-    starts_ = workspace_.take<int32_t>(class_count_ * padded_columns_);
-    const int64_t zero = input_split_.zero + p_.input.params[0].zero_code;
+    const int64_t size = class_count_ * padded_columns_;
+    class_sums_ = workspace_.take<double>(weight_split_.count * size);
+    starts_ = workspace_.take<int32_t>(input_split_.count * weight_split_.count * size);
     for (int64_t i = 0; i < class_count_; ++i) {
       const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
       const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
-      double* sums = class_sums_ + i * padded_columns_;
-      std::fill_n(sums, padded_columns_, 0.0);
-      for (int64_t r = rows.first; r < rows.last; ++r) {
-        for (int64_t q = cols.first; q < cols.last; ++q) {
-          for (int d = 0; d < weight_split_.count; ++d) {
-            const int32_t* tap = tap_sums_ + (d * taps + r * tap_cols_ + q) * padded_columns_;
-            const double weight = d == 0 ? 1.0 : 256.0;
-            for (int64_t k = 0; k < padded_columns_; ++k) sums[k] += weight * tap[k];
+      for (int b = 0; b < weight_split_.count; ++b) {
+        double* sums = class_sums_ + b * size + i * padded_columns_;
+        std::fill_n(sums, padded_columns_, 0.0);
+        for (int64_t r = rows.first; r < rows.last; ++r) {
+          for (int64_t q = cols.first; q < cols.last; ++q) {
+            const int32_t* tap = tap_sums_ + (b * taps + r * tap_cols_ + q) * padded_columns_;
+            for (int64_t k = 0; k < padded_columns_; ++k) sums[k] += tap[k];
           }
         }
-      }
-      if (!fast_) continue;
-      for (int64_t k = 0; k < padded_columns_; ++k) {
-        starts_[i * padded_columns_ + k] = static_cast<int32_t>(-zero * static_cast<int64_t>(sums[k]));
+        for (int a = 0; fast_ && a < input_split_.count; ++a) start_sums(i, a, b, sums);
       }
     }
+  }
+
+  /// Products of (u - zero_a)(w - zero_b), but for the part that depends on the pixel.
+  void start_sums(int64_t cls, int a, int b, const double* weight_sums) {
+    int32_t* starts = starts_at(cls, a, b);
+    const int64_t constant = classes_[cls].products * input_zero_[a] * weight_zero_[b];
+    for (int64_t k = 0; k < padded_columns_; ++k) {
+      starts[k] = static_cast<int32_t>(constant - input_zero_[a] * static_cast<int64_t>(weight_sums[k]));
+    }
+  }
+
+  int32_t* starts_at(int64_t cls, int a, int b) const {
+    return starts_ + ((a * weight_split_.count + b) * class_count_ + cls) * padded_columns_;
   }
 
   // ---- blocks
@@ -354,77 +375,68 @@ class Gather {
       for (int64_t n = 0; n < images; ++n) {
         for (int64_t o = block.first_row; o < block.last_row; ++o) {
           if (p_.rows.class_of[static_cast<size_t>(o)] != i / col_classes_) continue;
-          const int64_t row =
-              n * input.image_bytes +
-              (p_.rows.spans[static_cast<size_t>(o)].input - input.first_row) * input.row_bytes;
-          const int64_t out = (n * p_.rows.out + o) * p_.cols.out;
-          next = list_row(i % col_classes_, classes_[i].segment_count ? row : 0, out, n, next);
+          const int64_t row = p_.rows.spans[static_cast<size_t>(o)].input - input.first_row;
+          Pixel first{static_cast<int32_t>(n * input.image_bytes + row * input.row_bytes),
+                      static_cast<int32_t>((n * input.rows + row) * p_.cols.in),
+                      static_cast<int32_t>((n * p_.rows.out + o) * p_.cols.out), static_cast<int32_t>(n)};
+          if (classes_[i].segment_count == 0) first.input = first.source = 0;
+          next = list_row(i % col_classes_, first, next);
         }
       }
       class_ends[i] = next - pixels;
     }
   }
 
-  Pixel* list_row(int64_t col_class, int64_t row, int64_t out, int64_t image, Pixel* next) const {
+  Pixel* list_row(int64_t col_class, const Pixel& first, Pixel* next) const {
     const TapSpan* spans = p_.cols.spans.data();
     const int32_t* class_of = p_.cols.class_of.data();
-    for (int64_t o = 0; o < p_.cols.out; ++o) {
+    for (int32_t o = 0; o < p_.cols.out; ++o) {
       if (class_of[o] != col_class) continue;
-      *next++ = {static_cast<int32_t>(row + spans[o].input * pixel_bytes_), static_cast<int32_t>(out + o),
-                 static_cast<int32_t>(image)};
+      *next++ = {first.input + spans[o].input * static_cast<int32_t>(pixel_bytes_),
+                 first.source + spans[o].input, first.output + o, first.image};
     }
     return next;
   }
 
-  /// Per listed pixel the sum of the unsigned values under its taps.
+  /// Per input digit and listed pixel the sum of the digits under its taps.
   double* sum_pixels(const Block& block, const BlockInput& input, const Pixel* pixels,
                      const int64_t* class_ends, Workspace& workspace) const {
     const int64_t images = block.last_image - block.first_image;
-    const int64_t width = p_.cols.in;
-    auto* channel_sums = workspace.take<double>(images * input.rows * width);
-    for (int64_t i = 0; i < images * input.rows * width; ++i) {
-      const int64_t at = i / (input.rows * width) * input.image_bytes +
-                         i / width % input.rows * input.row_bytes + i % width * input.pixel_bytes;
-      channel_sums[i] = sum_channels(input, at);
-    }
-    auto* sums = workspace.take<double>(class_ends[class_count_ - 1]);
-    int64_t begin = 0;
-    for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
-      const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
-      const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
-      std::fill(sums + begin, sums + class_ends[i], 0.0);
-      if (classes_[i].segment_count == 0) continue;
-      for (int64_t j = begin; j < class_ends[i]; ++j) {
-        const int64_t in_image = pixels[j].input - pixels[j].image * input.image_bytes;
-        const double* first = channel_sums + pixels[j].image * input.rows * width +
-                              in_image / input.row_bytes * width +
-                              in_image % input.row_bytes / input.pixel_bytes;
-        double sum = 0.0;
-        for (int64_t r = 0; r < rows.last - rows.first; ++r) {
-          for (int64_t q = 0; q < cols.last - cols.first; ++q) {
-            sum += first[r * p_.rows.dilation * width + q * p_.cols.dilation];
-          }
+    const int64_t count = class_ends[class_count_ - 1];
+    auto* channel_sums = workspace.take<int32_t>(images * input.rows * p_.cols.in);
+    auto* sums = workspace.take<double>(input_split_.count * count);
+    for (int d = 0; d < input_split_.count; ++d) {
+      sum_channels(input, d, images, channel_sums);
+      int64_t begin = 0;
+      for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
+        for (int64_t j = begin; j < class_ends[i]; ++j) {
+          sums[d * count + j] = sum_taps(channel_sums + pixels[j].source, i);
         }
-        sums[j] = sum;
       }
     }
     return sums;
   }
 
-  double sum_channels(const BlockInput& input, int64_t at) const {
-    double total = 0.0;
-    for (int d = 0; d < input_split_.count; ++d) {
-      const uint8_t* digits = input.digits + d * input.plane + at;
-      int64_t sum = 0;
-      for (int64_t begin = 0; begin < p_.channels; begin += 1 << 16) {
-        const int64_t end = std::min<int64_t>(p_.channels, begin + (1 << 16));
-        int32_t part = 0;
-        for (int64_t c = begin; c < end; ++c) part += digits[c];
-        sum += part;
+  void sum_channels(const BlockInput& input, int digit, int64_t images, int32_t* sums) const {
+    for (int64_t n = 0; n < images; ++n) {
+      for (int64_t h = 0; h < input.rows; ++h) {
+        const uint8_t* row = input.digits + digit * input.plane + n * input.image_bytes + h * input.row_bytes;
+        for (int64_t w = 0; w < p_.cols.in; ++w)
+          *sums++ = Isa::sum_bytes(row + w * input.pixel_bytes, 4 * quads_);
       }
-      total += (d == 0 ? 1.0 : 256.0) * static_cast<double>(sum);
     }
-    return total;
+  }
+
+  double sum_taps(const int32_t* first, int64_t cls) const {
+    const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
+    const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
+    int64_t sum = 0;
+    if (classes_[cls].segment_count == 0) return 0.0;
+    for (int64_t r = 0; r < rows.last - rows.first; ++r) {
+      const int32_t* row = first + r * p_.rows.dilation * p_.cols.in;
+      for (int64_t q = 0; q < cols.last - cols.first; ++q) sum += row[q * p_.cols.dilation];
+    }
+    return static_cast<double>(sum);
   }
 
   // ---- tiles
@@ -443,114 +455,208 @@ class Gather {
     constexpr int kRows = Isa::kRows[kVectors];
     int64_t begin = 0;
     for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
+      const Tile tile{block, input, classes_[i], i, panel, class_ends[class_count_ - 1]};
       for (int64_t j = begin; j < class_ends[i]; j += kRows) {
         const int64_t rows = std::min<int64_t>(kRows, class_ends[i] - j);
-        if (fast_) {
-          if (rows > kRows / 2) {
-            fast_tile<kRows, kVectors>(block, input, pixels + j, rows, classes_[i], i, panel);
-          } else {
-            fast_tile<kRows / 2, kVectors>(block, input, pixels + j, rows, classes_[i], i, panel);
-          }
-        } else if (wide_) {
-          exact_tile<kRows, kVectors, int64_t>(block, input, pixels + j, rows, classes_[i], i, panel,
-                                               sums ? sums + j : nullptr);
-        } else {
-          exact_tile<kRows, kVectors, double>(block, input, pixels + j, rows, classes_[i], i, panel,
-                                              sums ? sums + j : nullptr);
-        }
+        run_tile<kRows, kVectors>(tile, pixels + j, rows, sums ? sums + j : nullptr);
       }
+    }
+  }
+
+  /// What the tiles of a class and panel share.
+  struct Tile {
+    const Block& block;
+    const BlockInput& input;
+    const Class& cls;
+    int64_t class_index;
+    const PanelSpan& panel;
+    int64_t sums_stride;  ///< of the pixel sums of the second digit
+  };
+
+  template <int kRows, int kVectors>
+  BITDIAL_INLINE void run_tile(const Tile& tile, const Pixel* pixels, int64_t count,
+                               const double* sums) const {
+    constexpr int kMiddle = (2 * kRows + 2) / 3;
+    constexpr int kSmall = (kRows + 2) / 3;
+    const bool bytes = input_split_.count == 1 && weight_split_.count == 1 && !needs_sums_;
+    if (!fast_) {
+      if (wide_) {
+        exact_tile<kRows, kVectors, int64_t>(tile, pixels, count, sums);
+      } else {
+        exact_tile<kRows, kVectors, double>(tile, pixels, count, sums);
+      }
+    } else if (!bytes) {
+      digit_tile<kRows, kVectors>(tile, pixels, count, sums);
+    } else if (count > kMiddle) {
+      byte_tile<kRows, kVectors>(tile, pixels, count);
+    } else if (count > kSmall) {
+      byte_tile<kMiddle, kVectors>(tile, pixels, count);
+    } else {
+      byte_tile<kSmall, kVectors>(tile, pixels, count);
     }
   }
 
   template <int kRows>
-  BITDIAL_INLINE void find_rows(const BlockInput& input, int digit, const Pixel* pixels, int64_t count,
+  BITDIAL_INLINE void find_rows(const Tile& tile, int digit, const Pixel* pixels, int64_t count,
                                 const uint8_t** rows) const {
-    for (int i = 0; i < kRows; ++i) {
-      rows[i] = input.digits + digit * input.plane + pixels[std::min<int64_t>(i, count - 1)].input;
-    }
+    const uint8_t* digits = tile.input.digits + digit * tile.input.plane;
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) rows[i] = digits + pixels[i < count ? i : count - 1].input;
   }
 
-  int64_t output_index(const Block& block, const Pixel& pixel, const PanelSpan& panel) const {
-    const int64_t first = block.first_image * p_.rows.out * p_.cols.out;
-    return p_.output_first + (first + pixel.output) * p_.output_stride + panel.begin;
+  int64_t output_index(const Tile& tile, const Pixel& pixel) const {
+    const int64_t first = tile.block.first_image * p_.rows.out * p_.cols.out;
+    return p_.output_first + (first + pixel.output) * p_.output_stride + tile.panel.begin;
   }
 
-  /// One digit each, no sums needed: float(S) * scale (+ bias) straight from the registers.
+  /// One digit each, no sums over the pixel needed: float(S) * scale (+ bias) straight from the registers.
   template <int kRows, int kVectors>
-  __attribute__((noinline)) void fast_tile(const Block& block, const BlockInput& input, const Pixel* pixels,
-                                           int64_t count, const Class& cls, int64_t index,
-                                           const PanelSpan& panel) const {
+  __attribute__((noinline)) void byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
     const uint8_t* rows[kRows];
-    find_rows<kRows>(input, 0, pixels, count, rows);
+    find_rows<kRows>(tile, 0, pixels, count, rows);
     typename Isa::Sum sums[kRows][kVectors];
-    const int32_t* starts = starts_ + index * padded_columns_ + panel.begin;
-#pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i) {
+    const int32_t* starts = starts_at(tile.class_index, 0, 0) + tile.panel.begin;
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::load(starts + j * Isa::kWidth);
+    for (int j = 0; j < kVectors; ++j) {
+      const typename Isa::Sum start = Isa::load(starts + j * Isa::kWidth);
+#pragma GCC unroll 32
+      for (int i = 0; i < kRows; ++i) sums[i][j] = start;
     }
-    multiply_tile<Isa, kRows, kVectors>(rows, panel_data(panel, 0), cls.segments, cls.segment_count, sums);
+    multiply_tile<Isa, kRows, kVectors>(rows, panel_data(tile.panel, 0), tile.cls.segments,
+                                        tile.cls.segment_count, sums);
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
-      if (i < count) store_row<kVectors>(sums[i], output_index(block, pixels[i], panel), panel);
+      if (i >= count) continue;
+      typename Isa::Float values[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) values[j] = Isa::to_float(sums[i][j]);
+      store_row<kVectors>(values, output_index(tile, pixels[i]), tile.panel);
     }
+  }
+
+  /// Several digits, or weights with a zero point that all columns share.
+  template <int kRows, int kVectors>
+  __attribute__((noinline)) void digit_tile(const Tile& tile, const Pixel* pixels, int64_t count,
+                                            const double* pixel_sums) const {
+    constexpr int64_t kLanes = int64_t{kVectors} * Isa::kWidth;
+    alignas(64) int32_t parts[4][kRows * kLanes];
+    for (int a = 0; a < input_split_.count; ++a) {
+      const uint8_t* rows[kRows];
+      find_rows<kRows>(tile, a, pixels, count, rows);
+      for (int b = 0; b < weight_split_.count; ++b) {
+        alignas(64) int32_t shifts[kRows] = {};
+        for (int64_t i = 0; weight_zero_[b] != 0 && i < count; ++i) {
+          shifts[i] = static_cast<int32_t>(-weight_zero_[b] *
+                                           static_cast<int64_t>(pixel_sums[a * tile.sums_stride + i]));
+        }
+        multiply_part<kRows, kVectors>(
+            rows, panel_data(tile.panel, b), tile.cls.segments, tile.cls.segment_count,
+            starts_at(tile.class_index, a, b) + tile.panel.begin, shifts, parts[a * weight_split_.count + b]);
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      typename Isa::Float values[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        values[j] = combine_digits(parts[0] + i * kLanes + j * Isa::kWidth, kRows * kLanes);
+      }
+      store_row<kVectors>(values, output_index(tile, pixels[i]), tile.panel);
+    }
+  }
+
+  /// float(sum over the pairs of digits), rounded once. Two parts are those of one operand's digits.
+  BITDIAL_INLINE typename Isa::Float combine_digits(const int32_t* parts, int64_t stride) const {
+    const int64_t pairs = int64_t{input_split_.count} * weight_split_.count;
+    if (pairs == 1) return Isa::to_float(Isa::load(parts));
+    if (pairs == 2) return Isa::to_float(Isa::load(parts), Isa::load(parts + stride));
+    return Isa::to_float(Isa::load(parts), Isa::load(parts + stride), Isa::load(parts + 2 * stride),
+                         Isa::load(parts + 3 * stride));
   }
 
   template <int kVectors>
-  BITDIAL_INLINE void store_row(const typename Isa::Sum (&sums)[kVectors], int64_t at,
+  BITDIAL_INLINE void store_row(typename Isa::Float (&values)[kVectors], int64_t at,
                                 const PanelSpan& panel) const {
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      const int64_t k = panel.begin + j * Isa::kWidth;
-      const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - j * Isa::kWidth);
-      typename Isa::Float value = Isa::multiply(Isa::to_float(sums[j]), Isa::load(scales_ + k));
-      if (bias_) value = Isa::add(value, Isa::load(bias_ + k));
-      if (p_.output.type == OutputType::kFloat32) {
-        Isa::store(static_cast<float*>(p_.output.data) + at + j * Isa::kWidth, value, columns);
-      } else {
-        Isa::store(static_cast<uint16_t*>(p_.output.data) + at + j * Isa::kWidth, value, columns);
+      values[j] = Isa::multiply(values[j], Isa::load(scales_ + panel.begin + j * Isa::kWidth));
+    }
+    if (bias_) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        values[j] = Isa::add(values[j], Isa::load(bias_ + panel.begin + j * Isa::kWidth));
       }
+    }
+    if (p_.output.type == OutputType::kFloat32) {
+      store_values<kVectors>(static_cast<float*>(p_.output.data) + at, values, panel.columns);
+    } else {
+      store_values<kVectors>(static_cast<uint16_t*>(p_.output.data) + at, values, panel.columns);
     }
   }
 
-  /// Any digits, zero points and offsets; any length of the reduction.
+  template <int kVectors, class T>
+  BITDIAL_INLINE static void store_values(T* output, const typename Isa::Float (&values)[kVectors],
+                                          int64_t columns) {
+    if (columns == kVectors * Isa::kWidth) {
+      if constexpr (kVectors % 2 == 0) {
+#pragma GCC unroll 2
+        for (int j = 0; j < kVectors; j += 2)
+          Isa::store_pair(output + j * Isa::kWidth, values[j], values[j + 1]);
+        return;
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      Isa::store(output + j * Isa::kWidth, values[j],
+                 std::min<int64_t>(Isa::kWidth, columns - j * Isa::kWidth));
+    }
+  }
+
+  /// Any zero points and offsets, any length of the reduction.
   template <int kRows, int kVectors, class Number>
-  __attribute__((noinline)) void exact_tile(const Block& block, const BlockInput& input, const Pixel* pixels,
-                                            int64_t count, const Class& cls, int64_t index,
-                                            const PanelSpan& panel, const double* pixel_sums) const {
+  __attribute__((noinline)) void exact_tile(const Tile& tile, const Pixel* pixels, int64_t count,
+                                            const double* pixel_sums) const {
     constexpr int64_t kLanes = int64_t{kVectors} * Isa::kWidth;
+    alignas(64) static constexpr int32_t kZeros[kLanes] = {};
     alignas(64) int32_t part[kRows * kLanes];
     alignas(64) Number total[kRows * kLanes] = {};
+    const Segment* segments = tile.cls.segments;
     for (int a = 0; a < input_split_.count; ++a) {
       const uint8_t* rows[kRows];
-      find_rows<kRows>(input, a, pixels, count, rows);
+      find_rows<kRows>(tile, a, pixels, count, rows);
       for (int b = 0; b < weight_split_.count; ++b) {
         const auto weight = static_cast<Number>(1 << (8 * (a + b)));
-        for (int64_t s = 0; s < cls.segment_count;) {
+        for (int64_t s = 0; s < tile.cls.segment_count;) {
           int64_t quads = 0;
           const int64_t begin = s;
-          while (s < cls.segment_count && 4 * (quads + cls.segments[s].quads) <= kExactProducts) {
-            quads += cls.segments[s++].quads;
+          while (s < tile.cls.segment_count && 4 * (quads + segments[s].quads) <= kExactProducts) {
+            quads += segments[s++].quads;
           }
-          multiply_part<kRows, kVectors>(rows, panel_data(panel, b), cls.segments + begin, s - begin, part);
+          multiply_part<kRows, kVectors>(rows, panel_data(tile.panel, b), segments + begin, s - begin, kZeros,
+                                         kZeros, part);
           for (int64_t i = 0; i < kRows * kLanes; ++i) total[i] += weight * static_cast<Number>(part[i]);
         }
       }
     }
     for (int64_t i = 0; i < count; ++i) {
-      finish_row(total + i * kLanes, pixels[i], cls, index, pixel_sums ? pixel_sums[i] : 0.0, panel,
-                 output_index(block, pixels[i], panel), block.first_image + pixels[i].image);
+      const double low = pixel_sums[i];
+      const double high = input_split_.count == 2 ? pixel_sums[tile.sums_stride + i] : 0.0;
+      finish_row(tile, total + i * kLanes, low + 256.0 * high, output_index(tile, pixels[i]),
+                 tile.block.first_image + pixels[i].image);
     }
   }
 
+  /// Sums that start from starts[column] + shifts[row].
   template <int kRows, int kVectors>
   __attribute__((noinline)) static void multiply_part(const uint8_t* const* rows, const int8_t* panel,
-                                                      const Segment* segments, int64_t count, int32_t* part) {
+                                                      const Segment* segments, int64_t count,
+                                                      const int32_t* starts, const int32_t* shifts,
+                                                      int32_t* part) {
     typename Isa::Sum sums[kRows][kVectors];
-#pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::zero();
+    for (int j = 0; j < kVectors; ++j) {
+      const typename Isa::Sum start = Isa::load(starts + j * Isa::kWidth);
+#pragma GCC unroll 32
+      for (int i = 0; i < kRows; ++i) sums[i][j] = Isa::add(start, Isa::set(shifts[i]));
     }
     multiply_tile<Isa, kRows, kVectors>(rows, panel, segments, count, sums);
 #pragma GCC unroll 32
@@ -562,35 +668,35 @@ class Gather {
 
   /// Takes the zero points out of one row's sums and applies scales, offsets and bias.
   template <class Number>
-  void finish_row(const Number* total, const Pixel&, const Class& cls, int64_t index, double pixel_sum,
-                  const PanelSpan& panel, int64_t at, int64_t image) const {
+  void finish_row(const Tile& tile, const Number* total, double pixel_sum, int64_t at, int64_t image) const {
+    constexpr int64_t kLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
+    const PanelSpan& panel = tile.panel;
     const QuantParams& pa = p_.input.params[p_.input.params.size() == 1 ? 0 : static_cast<size_t>(image)];
     const auto zero_a = static_cast<Number>(input_split_.zero + pa.zero_code);
-    const auto count = static_cast<Number>(cls.products);
+    const auto count = static_cast<Number>(tile.cls.products);
     const auto sum_a = static_cast<Number>(pixel_sum);
-    const double* weight_sums = class_sums_ + index * padded_columns_ + panel.begin;
+    const double* sums_low = class_sums_ + tile.class_index * padded_columns_ + panel.begin;
+    const double* sums_high = sums_low + (weight_split_.count - 1) * class_count_ * padded_columns_;
+    const double high = weight_split_.count == 2 ? 256.0 : 0.0;
     const double* zeros = weight_zeros_ + panel.begin;
-    alignas(64) float values[int64_t{Isa::kMaxVectors} * Isa::kWidth];
-    alignas(64) Number products[int64_t{Isa::kMaxVectors} * Isa::kWidth];
+    alignas(64) Number products[kLanes];
+    alignas(64) Number own_b[kLanes];  // sums of the weights, relative to their zero points
     for (int64_t k = 0; k < panel.lanes; ++k) {
       const auto zero_b = static_cast<Number>(zeros[k]);
-      const auto sum_b = static_cast<Number>(weight_sums[k]);
-      products[k] = total[k] + zero_a * (count * zero_b - sum_b) - zero_b * sum_a;
+      own_b[k] = static_cast<Number>(sums_low[k] + high * sums_high[k]) - count * zero_b;
+      products[k] = total[k] - zero_a * own_b[k] - zero_b * sum_a;
     }
-    for (int64_t k = 0; k < panel.lanes; ++k) values[k] = static_cast<float>(products[k]);
+    alignas(64) float values[kLanes] = {};
     for (int64_t k = 0; k < panel.columns; ++k) {
       const QuantParams& pw = p_.weight_params(panel.begin + k);
       if (pa.offset == 0.0F && pw.offset == 0.0F) {
-        values[k] *= pa.scale * pw.scale;
-        continue;
+        values[k] = static_cast<float>(products[k]) * (pa.scale * pw.scale);
+      } else {
+        values[k] = with_offsets(pa, pw, static_cast<double>(products[k]),
+                                 static_cast<double>(sum_a - count * zero_a), static_cast<double>(own_b[k]),
+                                 static_cast<double>(count));
       }
-      const Number own_a = sum_a - count * zero_a;
-      const Number own_b = static_cast<Number>(weight_sums[k]) - count * static_cast<Number>(zeros[k]);
-      values[k] = with_offsets(pa, pw, static_cast<double>(products[k]), static_cast<double>(own_a),
-                               static_cast<double>(own_b), static_cast<double>(count));
-    }
-    if (bias_) {
-      for (int64_t k = 0; k < panel.columns; ++k) values[k] += bias_[panel.begin + k];
+      if (bias_) values[k] += bias_[panel.begin + k];
     }
     for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
       const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - k);
@@ -617,6 +723,8 @@ class Gather {
   int32_t* starts_ = nullptr;
   float* scales_ = nullptr;
   double* weight_zeros_ = nullptr;
+  int64_t input_zero_[2] = {0, 0};  ///< the zero points, digit by digit
+  int64_t weight_zero_[2] = {0, 0};
   float* bias_ = nullptr;
 };
 

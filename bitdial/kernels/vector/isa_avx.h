@@ -27,6 +27,46 @@ struct AvxBase {
     return _mm256_set1_epi32(quad);
   }
 
+  static Sum set(int32_t value) { return _mm256_set1_epi32(value); }
+  static Sum add(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
+
+  static int32_t sum_bytes(const uint8_t* p, int64_t count) {
+    __m256i sums = _mm256_setzero_si256();
+    int64_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i));
+      sums = _mm256_add_epi64(sums, _mm256_sad_epu8(bytes, _mm256_setzero_si256()));
+    }
+    alignas(32) int64_t lanes[4];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sums);
+    int64_t total = lanes[0] + lanes[1] + lanes[2] + lanes[3];
+    for (; i < count; ++i) total += p[i];
+    return static_cast<int32_t>(total);
+  }
+
+  static __m256d low(Sum v) { return _mm256_cvtepi32_pd(_mm256_castsi256_si128(v)); }
+  static __m256d high(Sum v) { return _mm256_cvtepi32_pd(_mm256_extracti128_si256(v, 1)); }
+  static Float join(__m256d low, __m256d high) {
+    return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+  }
+  static Float to_float(Sum d0, Sum d1) {
+    const __m256d base = _mm256_set1_pd(256.0);
+    return join(_mm256_fmadd_pd(low(d1), base, low(d0)), _mm256_fmadd_pd(high(d1), base, high(d0)));
+  }
+  static Float to_float(Sum d00, Sum d01, Sum d10, Sum d11) {
+    const __m256d base = _mm256_set1_pd(256.0);
+    const auto combine = [&](__m256d a, __m256d b, __m256d c, __m256d d) {
+      return _mm256_fmadd_pd(_mm256_fmadd_pd(d, base, _mm256_add_pd(b, c)), base, a);
+    };
+    return join(combine(low(d00), low(d01), low(d10), low(d11)),
+                combine(high(d00), high(d01), high(d10), high(d11)));
+  }
+  template <class T>
+  static void store_pair(T* p, Float a, Float b) {
+    store(p, a, kWidth);
+    store(p + kWidth, b, kWidth);
+  }
+
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }

@@ -10,14 +10,19 @@
 // each of which has an `Isa` type in an unnamed namespace, so that no instantiation is shared between them.
 // `Isa` provides
 //
-//   kWidth                int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
-//   Sum                   int32 lanes;  zero(), load(p), store(p, v), add(v, v)
-//   Panel load_panel(p)   4 * kWidth signed bytes
-//   Quad broadcast(p)     4 unsigned bytes
+//   kWidth               int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
+//   kRows[v]             rows of a tile whose panels are v vectors wide
+//   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v)
+//   Panel load_panel(p)  4 * kWidth signed bytes
+//   Quad broadcast(p)    4 unsigned bytes
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
-//   kRows[v]              rows of a tile whose panels are v vectors wide
-//   Float load(p), to_float(Sum), multiply(v, v), add(v, v);  store(float*|uint16_t*, v, count) rounds half
-//   to even
+//   int32_t sum_bytes(p, count)
+//   Float                float lanes: load(p), multiply(v, v), add(v, v), store(p, v, count) and
+//   store_pair(p, v, v) to
+//                        float* or uint16_t* (bfloat16, half to even)
+//   Float to_float(s), to_float(d0, d1), to_float(d00, d01, d10, d11)   the value of int32 digits of base
+//   256, d01 and
+//                        d10 of weight 256, rounded once
 namespace bitdial::kernels::vector {
 
 #define BITDIAL_INLINE inline __attribute__((always_inline))

@@ -55,7 +55,7 @@ inline void transpose_16_rows(const uint8_t* const* rows, uint8_t flip, uint8_t*
 }
 
 /// target[4 * k + i] = rows[i][k] ^ flip for 4 rows of 64 bytes.
-inline void interleave_4_rows(const uint8_t* const* rows, uint8_t flip, int8_t* target) {
+inline void interleave_4x64(const uint8_t* const* rows, uint8_t flip, int8_t* target) {
   const __m512i flips = _mm512_set1_epi8(static_cast<char>(flip));
   const __m512i a = _mm512_xor_si512(_mm512_loadu_si512(rows[0]), flips);
   const __m512i b = _mm512_xor_si512(_mm512_loadu_si512(rows[1]), flips);
@@ -104,8 +104,10 @@ inline void transpose_16_rows(const uint8_t* const* rows, uint8_t flip, uint8_t*
   }
 }
 
+#endif
+
 /// target[4 * k + i] = rows[i][k] ^ flip for 4 rows of 16 bytes.
-inline void interleave_4_rows(const uint8_t* const* rows, uint8_t flip, int8_t* target) {
+inline void interleave_4x16(const uint8_t* const* rows, uint8_t flip, int8_t* target) {
   const __m128i flips = _mm_set1_epi8(static_cast<char>(flip));
   __m128i row[4];
   for (int i = 0; i < 4; ++i) {
@@ -122,14 +124,18 @@ inline void interleave_4_rows(const uint8_t* const* rows, uint8_t flip, int8_t* 
   _mm_storeu_si128(quads + 3, _mm_unpackhi_epi16(high01, high23));
 }
 
-#endif
-
-/// The same for any number of columns.
+/// target[4 * k + i] = rows[i][k] ^ flip for 4 rows of any length.
 inline void interleave_4_rows(const uint8_t* const* rows, uint8_t flip, int64_t columns, int8_t* target) {
   int64_t k = 0;
-  for (; k + kTransposeBytes <= columns; k += kTransposeBytes) {
+#if defined(__AVX512BW__)
+  for (; k + 64 <= columns; k += 64) {
     const uint8_t* part[4] = {rows[0] + k, rows[1] + k, rows[2] + k, rows[3] + k};
-    interleave_4_rows(part, flip, target + 4 * k);
+    interleave_4x64(part, flip, target + 4 * k);
+  }
+#endif
+  for (; k + 16 <= columns; k += 16) {
+    const uint8_t* part[4] = {rows[0] + k, rows[1] + k, rows[2] + k, rows[3] + k};
+    interleave_4x16(part, flip, target + 4 * k);
   }
   for (; k < columns; ++k) {
     for (int i = 0; i < 4; ++i) target[4 * k + i] = static_cast<int8_t>(rows[i][k] ^ flip);
