@@ -24,6 +24,7 @@ float find_zero(const Quantizer& quantizer) {
 
 Quantizer make_quantizer(const Format& format, const QuantParams& params) {
   require(!format.is_float(), "quantize", "a float32 format has no codes");
+  check(format);
   require(std::isfinite(params.scale) && params.scale > 0.0F && std::isfinite(params.offset), "quantize",
           "scale {} or offset {} is not usable", params.scale, params.offset);
   const CodeRange codes = code_range(format);

@@ -208,6 +208,7 @@ TEST(Quantizer, UnusableScalesAreRefused) {
   }
   EXPECT_THROW(make_quantizer(format, {.scale = 1.0F, .offset = std::nanf("")}), Error);
   EXPECT_THROW(make_quantizer(Format::float32(), {}), Error);
+  EXPECT_THROW(make_quantizer({.rule = ScaleRule::kSymmetric, .word_length = 1}, {}), Error);
 }
 
 }  // namespace
