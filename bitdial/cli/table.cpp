@@ -41,7 +41,7 @@ std::string Table::text() const {
 std::string grouped(long value) {
   std::string digits = std::to_string(value);
   for (auto position = static_cast<long>(digits.size()) - 3; position > (value < 0 ? 1 : 0); position -= 3) {
-    digits.insert(static_cast<size_t>(position), ",");
+    digits.insert(static_cast<size_t>(position), 1, ',');
   }
   return digits;
 }
