@@ -61,6 +61,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
   target_include_directories(LibTorch::LibTorch SYSTEM INTERFACE
     "${LibTorch_INCLUDE_DIR}" "${LibTorch_INCLUDE_DIR}/torch/csrc/api/include")
+  # LibTorch's include folder holds the headers of its own fmt, whose library it does not export.
+  target_compile_definitions(LibTorch::LibTorch INTERFACE FMT_HEADER_ONLY=1)
   target_link_libraries(LibTorch::LibTorch INTERFACE "${LibTorch_CPU_LIBRARY}" "${LibTorch_C10_LIBRARY}")
   # The folder comes first on the run path: the wheel's own OpenMP runtime must be the only one in the process.
   # A build for CUDA needs CUDA's libraries when it runs (they are wheels of their own), not when we link.
