@@ -33,17 +33,21 @@ std::string Table::text() const {
       if (c + 1 < columns) line += "  ";
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    text += line + "\n";
+    text += line;
+    text += '\n';
   }
   return text;
 }
 
 std::string grouped(long value) {
-  std::string digits = std::to_string(value);
-  for (auto position = static_cast<long>(digits.size()) - 3; position > (value < 0 ? 1 : 0); position -= 3) {
-    digits.insert(static_cast<size_t>(position), 1, ',');
+  const std::string digits = std::to_string(value);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const bool follows_digit = i > 0 && digits[i - 1] != '-';
+    if (follows_digit && (digits.size() - i) % 3 == 0) text += ',';
+    text += digits[i];
   }
-  return digits;
+  return text;
 }
 
 }  // namespace bitdial::cli

@@ -36,9 +36,9 @@ struct Options {
   int64_t classes = 10;
   Normalization normalization = Normalization::kBatch;
   /// Channels of the images; absent: what the network was published with (1 for lenet5, otherwise 3).
-  std::optional<int64_t> in_channels;
+  std::optional<int64_t> in_channels = std::nullopt;
   /// Edge of the square images; absent: 32 or, for the ImageNet networks, 224. Linear layers follow it.
-  std::optional<int64_t> image_size;
+  std::optional<int64_t> image_size = std::nullopt;
   /// Starts the scale of the last normalisation of each residual block at 0 (SBM's recipe).
   bool zero_last_gamma = false;
 };
