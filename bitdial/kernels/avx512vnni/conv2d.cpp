@@ -71,6 +71,15 @@ struct Isa {
                 combine(high(d00), high(d01), high(d10), high(d11)));
   }
 
+  static Float quiet(Float v) {
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i bits = _mm512_castps_si512(v);
+    // (bits & 0xFFFF0000) | 0x00400000
+    const __m512i quiet = _mm512_ternarylogic_epi32(bits, _mm512_set1_epi32(static_cast<int>(0xFFFF0000U)),
+                                                    _mm512_set1_epi32(0x400000), 0xEA);
+    return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, quiet));
+  }
+
   static __mmask16 first(int64_t count) {
     return static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1 << count) - 1);
   }
@@ -78,9 +87,7 @@ struct Isa {
   static __m512i round(Float v) {
     const __m512i bits = _mm512_castps_si512(v);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
-    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7FFF)), odd);
   }
   // Whole vectors are stored without a mask: masked stores are slow on some processors.
   static void store(float* p, Float v, int64_t count) {

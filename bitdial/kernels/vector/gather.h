@@ -584,6 +584,7 @@ class Gather {
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         values[j] = Isa::add(values[j], Isa::load(bias_ + panel.begin + j * Isa::kWidth));
+        if (p_.output.type == OutputType::kBFloat16) values[j] = Isa::quiet(values[j]);
       }
     }
     if (p_.output.type == OutputType::kFloat32) {
@@ -703,7 +704,8 @@ class Gather {
       if (p_.output.type == OutputType::kFloat32) {
         Isa::store(static_cast<float*>(p_.output.data) + at + k, Isa::load(values + k), columns);
       } else {
-        Isa::store(static_cast<uint16_t*>(p_.output.data) + at + k, Isa::load(values + k), columns);
+        Isa::store(static_cast<uint16_t*>(p_.output.data) + at + k, Isa::quiet(Isa::load(values + k)),
+                   columns);
       }
     }
   }

@@ -71,6 +71,13 @@ struct AvxBase {
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float quiet(Float v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i upper = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xFFFF0000U)));
+    const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x400000));
+    return _mm256_blendv_ps(v, _mm256_castsi256_ps(quiet), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+  }
+
   static void store(float* p, Float v, int64_t count) {
     if (count >= kWidth) {
       _mm256_storeu_ps(p, v);
@@ -84,9 +91,7 @@ struct AvxBase {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
-    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
-    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-    const __m256i high = _mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16);
+    const __m256i high = _mm256_srli_epi32(rounded, 16);
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
     alignas(16) uint16_t lanes[kWidth];
     _mm_store_si128(reinterpret_cast<__m128i*>(lanes), _mm256_castsi256_si128(packed));
