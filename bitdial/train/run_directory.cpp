@@ -1,6 +1,7 @@
 #include "bitdial/train/run_directory.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,6 +29,17 @@ void create_folder(const std::filesystem::path& path) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
   if (error) fail("run", "cannot create the folder {}: {}", path.string(), error.message());
+}
+
+// Whether a run left anything worth keeping. A recipe alone is what a run leaves that found no data.
+bool has_started(const std::filesystem::path& path) {
+  std::error_code error;
+  for (const char* file : {"metrics.jsonl", "precision.jsonl"}) {
+    const auto size = std::filesystem::file_size(path / file, error);
+    if (!error && size > 0) return true;
+  }
+  const bool empty = std::filesystem::is_empty(path / "checkpoints", error);
+  return !error && !empty;
 }
 
 }  // namespace
@@ -59,6 +71,11 @@ nlohmann::ordered_json to_json_line(const PrecisionLine& line) {
 LineFile::LineFile(std::filesystem::path path) : path_(std::move(path)) {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (descriptor_ < 0) refuse("open");
+  // Two processes that append would destroy each other's lines. File systems without locks are let through.
+  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    ::close(std::exchange(descriptor_, -1));
+    fail("run", "{} is being written by another process", path_.string());
+  }
   const off_t end = ::lseek(descriptor_, 0, SEEK_END);
   if (end < 0) refuse("open");
   length_ = end;
@@ -120,12 +137,8 @@ bool RunDirectory::is_run(const std::filesystem::path& path) {
 }
 
 RunDirectory RunDirectory::create(const std::filesystem::path& path, const Recipe& recipe) {
-  std::error_code ignored;
-  for (const char* file : {"recipe.toml", "metrics.jsonl", "precision.jsonl"}) {
-    require(!std::filesystem::exists(path / file, ignored), "run",
-            "{} holds a run already ({}); choose another folder or go on with --resume {}", path.string(),
-            file, path.string());
-  }
+  require(!has_started(path), "run",
+          "{0} holds a run already; choose another folder or go on with --resume {0}", path.string());
   create_folder(path);
   create_folder(path / "checkpoints");
   const std::string text = to_toml(recipe);

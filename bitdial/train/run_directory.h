@@ -45,7 +45,8 @@ nlohmann::ordered_json to_json_line(const PrecisionLine& line);
 /// Appends lines to a file. A line is written whole or, after an error, not at all.
 class LineFile {
  public:
-  /// Opens or creates. Throws Error naming the path and the system's reason.
+  /// Opens or creates, and locks against other processes. Throws Error naming the path and the system's
+  /// reason.
   explicit LineFile(std::filesystem::path path);
   ~LineFile();
   LineFile(LineFile&& other) noexcept;
@@ -68,7 +69,8 @@ class LineFile {
 
 class RunDirectory {
  public:
-  /// Creates `path`, its recipe.toml and empty logs. Throws Error when it holds a run already or cannot be
+  /// Creates `path`, its recipe.toml and empty logs. Throws Error when it holds a run already (one
+  /// that logged or saved something) or cannot be
   /// written.
   static RunDirectory create(const std::filesystem::path& path, const Recipe& recipe);
 

@@ -138,6 +138,29 @@ TEST_F(RunDirectoryTest, RewindTakesBackWhatCameAfterTheCheckpoint) {
   EXPECT_EQ(text_of(resumed.precision_file()), text_of(whole.precision_file()));
 }
 
+// A run that failed before its first step (no data, say) does not block the folder.
+TEST_F(RunDirectoryTest, RecipeAloneIsNoRun) {
+  Recipe recipe;
+  { RunDirectory::create(folder_, recipe); }
+  recipe.train.epochs = 99;
+  { EXPECT_EQ(load_recipe(RunDirectory::create(folder_, recipe).recipe_file()), recipe); }
+  std::ofstream(folder_ / "checkpoints" / "step-1.safetensors") << "x";
+  EXPECT_THROW(RunDirectory::create(folder_, recipe), Error);
+}
+
+TEST_F(RunDirectoryTest, TwoWritersAreRefused) {
+  RunDirectory first = RunDirectory::create(folder_, {});
+  try {
+    RunDirectory::open(folder_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("another process"), std::string::npos) << error.what();
+  }
+  RunDirectory moved = std::move(first);
+  moved.write(step_line(0));
+  EXPECT_FALSE(text_of(moved.metrics_file()).empty());
+}
+
 TEST_F(RunDirectoryTest, RewindOfAShortenedFileKeepsWholeLines) {
   const fs::path path = folder_ / "lines.jsonl";
   std::ofstream(path) << "{\"a\":1}\n{\"b\":2}\n{\"c\"";
