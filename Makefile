@@ -31,14 +31,13 @@ build: configure ## build everything: libraries, command, tests, examples
 	@cmake --build $(BUILD) --parallel $(JOBS)
 
 test: build ## build everything and run all tests
-	@ctest --test-dir $(BUILD) --parallel $(JOBS) --output-on-failure --no-tests=error $(CTEST_FLAGS)
+	@ctest --preset $(PRESET) --parallel $(JOBS) $(CTEST_FLAGS)
 
 asan: ## run all tests under the address and undefined-behaviour sanitizers
 	@$(MAKE) test PRESET=asan-ubsan
 
 tsan: ## run the tests of loader, checkpoint, bar and policies under the thread sanitizer
-	@$(MAKE) build PRESET=tsan
-	@ctest --preset tsan --parallel $(JOBS) --no-tests=error
+	@$(MAKE) test PRESET=tsan
 
 bench: configure ## build and run the micro-benchmarks
 	@cmake -S . -B $(BUILD) -DBITDIAL_BENCHMARKS=ON > /dev/null
