@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -541,6 +542,34 @@ TEST_P(QuantizeKernels, ZerosOfBothSignsGiveTheSameRange) {
     const Format affine{.rule = ScaleRule::kAffine, .word_length = 8};
     const Quantized result = run(x, shape, affine, {choose_params(affine, range)}, {});
     EXPECT_EQ(result.statistics.zeros, 37);
+  }
+}
+
+TEST_P(QuantizeKernels, RangesAreTheExtremes) {
+  Generator generator(34);
+  for (int round = 0; round < 100; ++round) {
+    TensorShape shape = make_shape(generator);
+    if (round % 10 == 0) shape.inner *= 100;
+    const auto x = make_data(generator, shape.elements(), 1.0F);
+    std::vector<Range> expected;
+    double low = 0.0, high = 0.0;
+    for (int64_t outer = 0; outer < shape.outer; ++outer) {
+      const auto begin = x.begin() + outer * shape.channels * shape.inner;
+      const auto [min, max] = std::minmax_element(begin, begin + shape.channels * shape.inner);
+      expected.push_back({*min, *max});
+      low += static_cast<double>(*min);
+      high += static_cast<double>(*max);
+    }
+    std::vector<Range> ranges(expected.size());
+    measure_range(x.data(), shape, Granularity::kChannel, ranges);
+    ASSERT_EQ(ranges, expected);
+    Range whole;
+    measure_range(x.data(), shape, Granularity::kTensor, {&whole, 1});
+    const auto [min, max] = std::minmax_element(x.begin(), x.end());
+    ASSERT_EQ(whole, (Range{*min, *max}));
+    const auto samples = static_cast<double>(shape.outer);
+    ASSERT_EQ(mean_sample_range(x.data(), shape),
+              (Range{static_cast<float>(low / samples), static_cast<float>(high / samples)}));
   }
 }
 
