@@ -150,12 +150,15 @@ struct VectorQuantize {
     }
   }
 
+  // Extremes are merged for narrow codes only: wide ones are measured before.
   template <class Input, class Code, Path kPath>
-  static int64_t quantize_as(const Quantizer& quantizer, const QuantizeBlock& block) {
+  static void quantize_as(const Quantizer& quantizer, const QuantizeBlock& block,
+                          BlockStatistics& statistics) {
     const auto* x = static_cast<const Input*>(block.x);
     auto* codes = static_cast<Code*>(block.codes);
     const Constants constants(quantizer, kPath == Path::kNarrow ? 0x1p22F : 1.0F);
     const RandomBits random(block);
+    Extremes extremes;
     I zeros = V::set_int(0);
 
     const auto sixteen = [&](const Input* from, const uint32_t* offsets, Code* to, M valid) {
@@ -166,7 +169,9 @@ struct VectorQuantize {
         zeros = V::count(zeros, V::both(valid, V::equal(value, V::set(0.0F))));
         V::store(to, value);
       } else {
-        const I r = rounded<kPath>(constants, V::load(from), random, offsets);
+        const F element = V::load(from);
+        extremes.add(element);
+        const I r = rounded<kPath>(constants, element, random, offsets);
         zeros = V::count(zeros, V::both(valid, V::equal(r, constants.zero_steps)));
         V::store(to, V::add(r, constants.zero_code));
       }
@@ -182,7 +187,8 @@ struct VectorQuantize {
       sixteen(Tail<Input>(x + i, rest).x, offsets_at(i), last, V::first(rest));
       std::memcpy(codes + i, last, static_cast<size_t>(rest) * sizeof(Code));
     }
-    return V::reduce_count(zeros);
+    statistics.zeros += V::reduce_count(zeros);
+    if constexpr (!V::template is_float<Code>()) extremes.merge_into(statistics);
   }
 
   template <class Input>
@@ -206,40 +212,47 @@ struct VectorQuantize {
   }
 
   template <class Input, class Code>
-  static int64_t quantize_to(const Quantizer& quantizer, const QuantizeBlock& block) {
-    if (!quantizer.stochastic) return quantize_as<Input, Code, Path::kNearest>(quantizer, block);
+  static void quantize_to(const Quantizer& quantizer, const QuantizeBlock& block,
+                          BlockStatistics& statistics) {
+    if (!quantizer.stochastic) return quantize_as<Input, Code, Path::kNearest>(quantizer, block, statistics);
     if constexpr (sizeof(Code) == 1) {
       const bool constants_stay_normal = quantizer.scale > 0x1p-100F && quantizer.scale < 0x1p100F;
-      if (constants_stay_normal) return quantize_as<Input, Code, Path::kNarrow>(quantizer, block);
+      if (constants_stay_normal) return quantize_as<Input, Code, Path::kNarrow>(quantizer, block, statistics);
     }
-    return quantize_as<Input, Code, Path::kStochastic>(quantizer, block);
+    return quantize_as<Input, Code, Path::kStochastic>(quantizer, block, statistics);
   }
 
   template <class Input>
-  static int64_t quantize_to(const Quantizer& quantizer, Container container, const QuantizeBlock& block) {
+  static void quantize_narrow(const Quantizer& quantizer, Container container, const QuantizeBlock& block,
+                              BlockStatistics& statistics) {
     switch (container) {
       case Container::kInt8:
-        return quantize_to<Input, int8_t>(quantizer, block);
+        return quantize_to<Input, int8_t>(quantizer, block, statistics);
       case Container::kUInt8:
-        return quantize_to<Input, uint8_t>(quantizer, block);
+        return quantize_to<Input, uint8_t>(quantizer, block, statistics);
       case Container::kInt16:
-        return quantize_to<Input, int16_t>(quantizer, block);
+        return quantize_to<Input, int16_t>(quantizer, block, statistics);
       case Container::kUInt16:
-        return quantize_to<Input, uint16_t>(quantizer, block);
+        return quantize_to<Input, uint16_t>(quantizer, block, statistics);
       case Container::kFloat32:
         break;
     }
-    return quantize_to<Input, float>(quantizer, block);
   }
 
-  // The first look brings the block to L1; the codes may then take the place of x.
   template <class Input>
   static void quantize(const Quantizer& quantizer, Container container, const QuantizeBlock& block,
                        BlockStatistics& statistics) {
     BlockStatistics own;
-    measure<Input>(block.x, block.count, own);
-    statistics.saturated += count_saturated<Input>(quantizer, block, own);
-    statistics.zeros += quantize_to<Input>(quantizer, container, block);
+    if (container == Container::kFloat32) {  // wide codes may take the place of x: look at x first
+      measure<Input>(block.x, block.count, own);
+      own.saturated = count_saturated<Input>(quantizer, block, own);
+      quantize_to<Input, float>(quantizer, block, own);
+    } else {
+      quantize_narrow<Input>(quantizer, container, block, own);
+      own.saturated = count_saturated<Input>(quantizer, block, own);
+    }
+    statistics.saturated += own.saturated;
+    statistics.zeros += own.zeros;
     if (own.min < statistics.min) statistics.min = own.min;
     if (own.max > statistics.max) statistics.max = own.max;
     statistics.finite = statistics.finite && own.finite;
