@@ -80,6 +80,27 @@ struct Isa {
     return _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, quiet));
   }
 
+  /// to[j][i] = from[i][j], 16 x 16.
+  static void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    __m512 a[16];
+    __m512 b[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_stride);
+    for (int round = 0; round < 4; ++round) {  // each interleaves rows i and i + 8
+      const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+      const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        b[2 * i] = _mm512_permutex2var_ps(a[i], low, a[i + 8]);
+        b[2 * i + 1] = _mm512_permutex2var_ps(a[i], high, a[i + 8]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) a[i] = b[i];
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_storeu_ps(to + i * to_stride, a[i]);
+  }
+
   static __mmask16 first(int64_t count) {
     return static_cast<__mmask16>(count >= 16 ? 0xFFFF : (1 << count) - 1);
   }

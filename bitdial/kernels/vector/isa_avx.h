@@ -71,6 +71,13 @@ struct AvxBase {
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  /// to[j][i] = from[i][j], 8 x 8.
+  static void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+    for (int j = 0; j < kWidth; ++j) {
+      for (int i = 0; i < kWidth; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+    }
+  }
+
   static Float quiet(Float v) {
     const __m256i bits = _mm256_castps_si256(v);
     const __m256i upper = _mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xFFFF0000U)));

@@ -28,7 +28,11 @@ class WeightGradient {
               [this](int64_t i) { pack_dy_row(i / p_.rows.out, i % p_.rows.out); });
     sum_taps();
     run_tasks(panel_count_ * parts_, [this](int64_t task) { run_part(task / parts_, task % parts_); });
-    run_tasks(panel_count_ * taps_, [this](int64_t task) { finish(panels_[task / taps_], task % taps_); });
+    if (parts_ == 1) return;
+    run_tasks(panel_count_ * taps_, [this](int64_t task) {
+      const PanelSpan& panel = panels_[task / taps_];
+      finish(panel, task % taps_, parts_of(panel));
+    });
   }
 
  private:
@@ -64,14 +68,16 @@ class WeightGradient {
   /// A visit covers as many output pixels as keep their dy in the L2 cache while all taps and channels pass.
   void plan_visits() {
     constexpr int64_t kVisitBytes = 256 << 10;
-    visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * kMaxLanes), 1, kExactProducts / images_);
+    visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * panels_[0].lanes), 1, kExactProducts / images_);
     const int64_t visits = (pixels_ + visit_ - 1) / visit_;
     const int64_t threads = num_threads();
-    parts_ = panel_count_ >= 2 * threads ? 1 : std::min(visits, threads);
+    parts_ = panel_count_ >= 2 * threads || panel_count_ % threads == 0 ? 1 : std::min(visits, threads);
     visits_per_part_ = (visits + parts_ - 1) / parts_;
     parts_ = (visits + visits_per_part_ - 1) / visits_per_part_;
-    sums_size_ = pairs_ * taps_ * padded_channels_;
     wide_ = pixels_ * images_ > kExactProducts;
+    one_visit_ = visits == 1;
+    sums_size_ = pairs_ * (one_visit_ ? 1 : taps_) * padded_channels_;
+    if (parts_ == 1) return;
     if (wide_) {
       wide_sums_ = workspace_.take<int64_t>(parts_ * sums_size_ * padded_columns_);
     } else {
@@ -140,17 +146,44 @@ class WeightGradient {
     constexpr int64_t kTogether = 4;  // quads of images at a time: 16 streams through memory
     Workspace workspace;
     auto* staged = workspace.take<uint8_t>(dy_split_.count * 4 * padded_columns_);
-    const int64_t row = (block * p_.rows.out + oh) * p_.cols.out;
-    for (int d = 0; d < dy_split_.count; ++d) {
-      std::fill_n(dy_sums_ + (d * pixels_ + row) * padded_columns_, p_.cols.out * padded_columns_, 0);
-    }
+    // Pixels of narrow tensors go several at a time: each cache line is read once.
+    const bool dense = dy_split_.count == 1 && panel_count_ == 1 && p_.dy_pixel == p_.columns &&
+                       p_.columns == padded_columns_ && 64 % p_.columns == 0;
+    const int64_t step = dense ? std::min<int64_t>(64 / p_.dy_pixel, p_.cols.out) : 1;
     for (int64_t begin = 0; begin < quads_; begin += kTogether) {
-      for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
+      for (int64_t ow = 0; ow < p_.cols.out; ow += step) {
+        const int64_t pixel = (block * p_.rows.out + oh) * p_.cols.out + ow;
         for (int64_t quad = begin; quad < std::min(begin + kTogether, quads_); ++quad) {
           const int64_t image = block * images_ + 4 * quad;
-          pack_dy_quad(image, oh * p_.cols.out + ow, row + ow, quad, staged);
+          if (dense && image + 4 <= p_.batch) {
+            pack_dense_dy(image, oh * p_.cols.out + ow, std::min(step, p_.cols.out - ow), pixel, quad);
+          } else {
+            for (int64_t i = ow; i < std::min(ow + step, p_.cols.out); ++i) {
+              pack_dy_quad(image, oh * p_.cols.out + i, pixel + i - ow, quad, staged);
+            }
+          }
         }
       }
+    }
+    sum_dy_row((block * p_.rows.out + oh) * p_.cols.out);
+  }
+
+  /// One panel without padding: columns of neighbouring pixels are neighbours in memory.
+  void pack_dense_dy(int64_t image, int64_t in_image, int64_t count, int64_t pixel, int64_t quad) const {
+    alignas(64) int8_t packed[4 * 64];
+    const int64_t stride = p_.rows.out * p_.cols.out * p_.dy_pixel;
+    const uint8_t* codes =
+        static_cast<const uint8_t*>(p_.dy.codes) + p_.dy_first + image * stride + in_image * p_.dy_pixel;
+    const uint8_t* rows[4] = {codes, codes + stride, codes + 2 * stride, codes + 3 * stride};
+    int8_t* target = panel_data(panels_[0], 0) + (pixel * quads_ + quad) * p_.dy_pixel * 4;
+    if (count * p_.dy_pixel == 64 && count == 1) {
+      interleave_4_rows(rows, dy_split_.flip[0], 64, target);
+      return;
+    }
+    interleave_4_rows(rows, dy_split_.flip[0], count * p_.dy_pixel, packed);
+    for (int64_t i = 0; i < count; ++i) {
+      std::memcpy(target + i * quads_ * p_.dy_pixel * 4, packed + i * p_.dy_pixel * 4,
+                  static_cast<size_t>(p_.dy_pixel * 4));
     }
   }
 
@@ -166,29 +199,42 @@ class WeightGradient {
                           staged + i * padded_columns_, plane);
       }
     }
+    const uint8_t flip = direct ? dy_split_.flip[0] : uint8_t{0};
     const uint8_t* codes = static_cast<const uint8_t*>(p_.dy.codes) + first;
     for (int d = 0; d < dy_split_.count; ++d) {
-      const uint8_t* rows[4];
-      for (int i = 0; i < 4; ++i)
-        rows[i] = direct ? codes + i * stride : staged + d * plane + i * padded_columns_;
       for (int64_t i = 0; i < panel_count_; ++i) {
-        pack_dy_panel(rows, direct ? dy_split_.flip[0] : uint8_t{0}, panels_[i], d, pixel, quad);
+        const PanelSpan& panel = panels_[i];
+        const uint8_t* rows[4];
+        for (int n = 0; n < 4; ++n) {
+          rows[n] = panel.begin + (direct ? codes + n * stride : staged + d * plane + n * padded_columns_);
+        }
+        int8_t* target = panel_data(panel, d) + (pixel * quads_ + quad) * panel.lanes * 4;
+        interleave_4_rows(rows, flip, panel.columns, target);
+        if (panel.columns == panel.lanes) continue;
+        std::memset(target + 4 * panel.columns, 0, static_cast<size_t>(4 * (panel.lanes - panel.columns)));
       }
     }
   }
 
-  void pack_dy_panel(const uint8_t* const* rows, uint8_t flip, const PanelSpan& panel, int digit,
-                     int64_t pixel, int64_t quad) const {
+  /// Per output pixel from `first` on and column the sum over images.
+  void sum_dy_row(int64_t first) const {
     constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
     const typename Isa::Quad ones = Isa::broadcast(kOnes);
-    const uint8_t* part[4];
-    for (int i = 0; i < 4; ++i) part[i] = rows[i] + panel.begin;
-    int8_t* target = panel_data(panel, digit) + (pixel * quads_ + quad) * panel.lanes * 4;
-    interleave_4_rows(part, flip, panel.columns, target);
-    std::memset(target + 4 * panel.columns, 0, static_cast<size_t>(4 * (panel.lanes - panel.columns)));
-    int32_t* sums = dy_sums_ + (digit * pixels_ + pixel) * padded_columns_ + panel.begin;
-    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
-      Isa::store(sums + k, Isa::dot(Isa::load(sums + k), ones, Isa::load_panel(target + 4 * k)));
+    for (int d = 0; d < dy_split_.count; ++d) {
+      for (int64_t i = 0; i < panel_count_; ++i) {
+        const PanelSpan& panel = panels_[i];
+        for (int64_t pixel = first; pixel < first + p_.cols.out; ++pixel) {
+          const int8_t* packed = panel_data(panel, d) + pixel * quads_ * panel.lanes * 4;
+          int32_t* sums = dy_sums_ + (d * pixels_ + pixel) * padded_columns_ + panel.begin;
+          for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
+            typename Isa::Sum sum = Isa::zero();
+            for (int64_t quad = 0; quad < quads_; ++quad) {
+              sum = Isa::dot(sum, ones, Isa::load_panel(packed + (quad * panel.lanes + k) * 4));
+            }
+            Isa::store(sums + k, sum);
+          }
+        }
+      }
     }
   }
 
@@ -275,40 +321,54 @@ class WeightGradient {
   // ---- products
   // -------------------------------------------------------------------------------------------------
 
-  /// Sums of [pair of digits][tap][channel] rows of a panel's lanes.
-  int64_t sums_at(const PanelSpan& panel, int64_t part) const {
-    return sums_size_ * (parts_ * panel.begin + part * panel.lanes);
+  /// Where the sums of a panel lie: [part][pair of digits][tap][channel][lanes]; one of the two kinds.
+  struct Sums {
+    int32_t* narrow = nullptr;
+    int64_t* wide = nullptr;
+    int64_t parts = 1;
+  };
+
+  Sums parts_of(const PanelSpan& panel, int64_t part = 0) const {
+    const int64_t at = sums_size_ * (parts_ * panel.begin + part * panel.lanes);
+    return {sums_ ? sums_ + at : nullptr, wide_sums_ ? wide_sums_ + at : nullptr, parts_};
+  }
+
+  int64_t sums_row(int64_t pair, int64_t tap) const {
+    return (one_visit_ ? pair : pair * taps_ + tap) * padded_channels_;
   }
 
   void run_part(int64_t panel_index, int64_t part) {
     Workspace workspace;
     const PanelSpan& panel = panels_[panel_index];
     const int64_t size = sums_size_ * panel.lanes;
-    int32_t* sums = wide_ ? workspace.take<int32_t>(size) : sums_ + sums_at(panel, part);
-    int64_t* wide = wide_ ? wide_sums_ + sums_at(panel, part) : nullptr;
-    if (wide_) std::fill_n(wide, size, 0);
-    std::memset(sums, 0, static_cast<size_t>(size) * sizeof(int32_t));
+    Sums sums = parts_of(panel, part);
+    sums.parts = 1;
+    if (wide_ && parts_ == 1) sums.wide = workspace.take<int64_t>(size);
+    if (wide_ || parts_ == 1) sums.narrow = workspace.take<int32_t>(size);
+    if (wide_) std::fill_n(sums.wide, size, 0);
     auto* segments = workspace.take<Segment>(visit_);
     const int64_t end = std::min(pixels_, (part + 1) * visits_per_part_ * visit_);
     int64_t pending = 0;
     for (int64_t begin = part * visits_per_part_ * visit_; begin < end; begin += visit_) {
       const int64_t last = std::min(begin + visit_, end);
       if (wide_ && pending + (last - begin) * images_ > kExactProducts) {
-        flush(sums, wide, size);
+        flush(sums, size);
         pending = 0;
       }
-      pending += (last - begin) * images_;
       for (int64_t tap = 0; tap < taps_; ++tap) {
         const int64_t count = find_segments(tap_at(tap), begin, last, segments);
-        if (count > 0) visit_tap(tap, panel, segments, count, sums);
+        visit_tap(tap, panel, segments, count, pending == 0, sums.narrow);
+        if (one_visit_) finish(panel, tap, sums);
       }
+      pending += (last - begin) * images_;
     }
-    if (wide_) flush(sums, wide, size);
+    if (wide_) flush(sums, size);
+    if (parts_ > 1 || one_visit_) return;
+    for (int64_t tap = 0; tap < taps_; ++tap) finish(panel, tap, sums);
   }
 
-  static void flush(int32_t* sums, int64_t* wide, int64_t size) {
-    for (int64_t i = 0; i < size; ++i) wide[i] += sums[i];
-    std::memset(sums, 0, static_cast<size_t>(size) * sizeof(int32_t));
+  static void flush(const Sums& sums, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) sums.wide[i] += sums.narrow[i];
   }
 
   /// The output pixels [begin, end) where a tap lies inside the image.
@@ -331,23 +391,25 @@ class WeightGradient {
     return count;
   }
 
-  void visit_tap(int64_t tap, const PanelSpan& panel, const Segment* segments, int64_t count,
+  /// Starts the sums anew or adds to them.
+  void visit_tap(int64_t tap, const PanelSpan& panel, const Segment* segments, int64_t count, bool anew,
                  int32_t* sums) const {
     for (int a = 0; a < x_split_.count; ++a) {
       for (int b = 0; b < dy_split_.count; ++b) {
-        int32_t* rows = sums + ((a * dy_split_.count + b) * taps_ + tap) * padded_channels_ * panel.lanes;
+        int32_t* rows = sums + sums_row(a * dy_split_.count + b, tap) * panel.lanes;
         visit_channels(std::integral_constant<int, Isa::kMaxVectors>{}, xt_ + a * x_plane_,
-                       panel_data(panel, b), panel.lanes, segments, count, rows);
+                       panel_data(panel, b), panel.lanes, segments, count, anew, rows);
       }
     }
   }
 
   template <int kVectors>
   void visit_channels(std::integral_constant<int, kVectors>, const uint8_t* x, const int8_t* dy,
-                      int64_t lanes, const Segment* segments, int64_t count, int32_t* sums) const {
+                      int64_t lanes, const Segment* segments, int64_t count, bool anew, int32_t* sums) const {
     if constexpr (kVectors > 1) {
       if (lanes != kVectors * Isa::kWidth) {
-        visit_channels(std::integral_constant<int, kVectors - 1>{}, x, dy, lanes, segments, count, sums);
+        visit_channels(std::integral_constant<int, kVectors - 1>{}, x, dy, lanes, segments, count, anew,
+                       sums);
         return;
       }
     }
@@ -358,25 +420,28 @@ class WeightGradient {
       const int64_t left = p_.channels - c;
       int32_t* rows = sums + c * lanes;
       if (left > kMiddle) {
-        add_tile<kFull, kVectors>(x, c, dy, segments, count, rows);
+        add_tile<kFull, kVectors>(x, c, dy, segments, count, anew, rows);
       } else if (left > kSmall) {
-        add_tile<kMiddle, kVectors>(x, c, dy, segments, count, rows);
+        add_tile<kMiddle, kVectors>(x, c, dy, segments, count, anew, rows);
       } else {
-        add_tile<kSmall, kVectors>(x, c, dy, segments, count, rows);
+        add_tile<kSmall, kVectors>(x, c, dy, segments, count, anew, rows);
       }
     }
   }
 
   template <int kRows, int kVectors>
   __attribute__((noinline)) void add_tile(const uint8_t* x, int64_t channel, const int8_t* dy,
-                                          const Segment* segments, int64_t count, int32_t* total) const {
+                                          const Segment* segments, int64_t count, bool anew,
+                                          int32_t* total) const {
     const uint8_t* rows[kRows];
     for (int i = 0; i < kRows; ++i) rows[i] = x + std::min(channel + i, p_.channels - 1) * images_;
     typename Isa::Sum sums[kRows][kVectors];
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::load(total + (i * kVectors + j) * Isa::kWidth);
+      for (int j = 0; j < kVectors; ++j) {
+        sums[i][j] = anew ? Isa::zero() : Isa::load(total + (i * kVectors + j) * Isa::kWidth);
+      }
     }
     multiply_tile<Isa, kRows, kVectors>(rows, dy, segments, count, sums);
 #pragma GCC unroll 32
@@ -390,34 +455,71 @@ class WeightGradient {
   // --------------------------------------------------------------------------------------------------
 
   /// One tap of a panel: adds parts and digits, takes out zero points, scales, transposes to [k][tap][c].
-  void finish(const PanelSpan& panel, int64_t tap) const {
-    constexpr int64_t kChannels = 16;
+  void finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const {
+    constexpr int64_t kChannels = Isa::kWidth;
     alignas(64) float values[kChannels * kMaxLanes];
+    alignas(64) int32_t starts[kMaxLanes];
+    const bool fast = !wide_ && pairs_ == 1 && !needs_x_sums_ && zero_x_ >= 0 && zero_x_ < 256;
+    for (int64_t k = 0; k < panel.lanes; ++k) {
+      const double sum = tap_dy_sums_[tap * padded_columns_ + panel.begin + k];
+      starts[k] = static_cast<int32_t>(fast ? -zero_x_ * static_cast<int64_t>(sum) : 0);
+    }
     for (int64_t c = 0; c < p_.channels; c += kChannels) {
       const int64_t count = std::min(kChannels, p_.channels - c);
       for (int64_t i = 0; i < count; ++i) {
-        if (wide_) {
-          finish_channel<int64_t>(wide_sums_, panel, tap, c + i, values + i * kMaxLanes);
+        if (fast) {
+          finish_fast(sums, panel, tap, c + i, starts, values + i * kMaxLanes);
+        } else if (wide_) {
+          finish_channel<int64_t>(sums.wide, sums.parts, panel, tap, c + i, values + i * kMaxLanes);
         } else {
-          finish_channel<double>(sums_, panel, tap, c + i, values + i * kMaxLanes);
+          finish_channel<double>(sums.narrow, sums.parts, panel, tap, c + i, values + i * kMaxLanes);
         }
       }
-      for (int64_t k = 0; k < panel.columns; ++k) {
-        float* target = p_.dw + ((panel.begin + k) * taps_ + tap) * p_.channels + c;
-        for (int64_t i = 0; i < count; ++i) target[i] = values[i * kMaxLanes + k];
+      store_channels(panel, tap, c, count, values);
+    }
+  }
+
+  /// values[channel][lane] -> dw[lane][tap][channel].
+  void store_channels(const PanelSpan& panel, int64_t tap, int64_t channel, int64_t count,
+                      const float* values) const {
+    const int64_t stride = taps_ * p_.channels;
+    float* target = p_.dw + panel.begin * stride + tap * p_.channels + channel;
+    for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
+      if (count == Isa::kWidth && k + Isa::kWidth <= panel.columns) {
+        Isa::transpose(values + k, kMaxLanes, target + k * stride, stride);
+        continue;
+      }
+      for (int64_t i = k; i < std::min<int64_t>(k + Isa::kWidth, panel.columns); ++i) {
+        for (int64_t c = 0; c < count; ++c) target[i * stride + c] = values[c * kMaxLanes + i];
       }
     }
   }
 
+  /// Bytes without a zero point of dy: int32 holds every sum (shifted sums may wrap on the way).
+  void finish_fast(const Sums& sums, const PanelSpan& panel, int64_t tap, int64_t channel,
+                   const int32_t* starts, float* values) const {
+    const int32_t* first = sums.narrow + (sums_row(0, tap) + channel) * panel.lanes;
+    alignas(64) float scales[Isa::kWidth];
+    std::fill_n(scales, Isa::kWidth, p_.x.params[0].scale * p_.dy.params[0].scale);
+    const typename Isa::Float scale = Isa::load(scales);
+    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
+      typename Isa::Sum sum = Isa::load(starts + k);
+      for (int64_t part = 0; part < sums.parts; ++part) {
+        sum = Isa::add(sum, Isa::load(first + part * sums_size_ * panel.lanes + k));
+      }
+      Isa::store(values + k, Isa::multiply(Isa::to_float(sum), scale), Isa::kWidth);
+    }
+  }
+
   template <class Number, class Part>
-  void finish_channel(const Part* all, const PanelSpan& panel, int64_t tap, int64_t channel,
+  void finish_channel(const Part* all, int64_t parts, const PanelSpan& panel, int64_t tap, int64_t channel,
                       float* values) const {
     alignas(64) Number total[kMaxLanes] = {};
-    for (int64_t part = 0; part < parts_; ++part) {
+    for (int64_t part = 0; part < parts; ++part) {
       for (int a = 0; a < x_split_.count; ++a) {
         for (int b = 0; b < dy_split_.count; ++b) {
-          const int64_t row = ((a * dy_split_.count + b) * taps_ + tap) * padded_channels_ + channel;
-          const Part* sums = all + sums_at(panel, part) + row * panel.lanes;
+          const int64_t row = part * sums_size_ + sums_row(a * dy_split_.count + b, tap) + channel;
+          const Part* sums = all + row * panel.lanes;
           const auto weight = static_cast<Number>(1 << (8 * (a + b)));
           for (int64_t k = 0; k < panel.lanes; ++k) total[k] += weight * static_cast<Number>(sums[k]);
         }
@@ -448,7 +550,7 @@ class WeightGradient {
   const WeightGradientProblem& p_;
   Workspace workspace_;
   DigitSplit x_split_, dy_split_;
-  bool wide_ = false, offsets_ = false, needs_x_sums_ = false;
+  bool wide_ = false, one_visit_ = false, offsets_ = false, needs_x_sums_ = false;
   int64_t pairs_ = 1, taps_ = 1, image_blocks_ = 1, images_ = 4, quads_ = 1, pixels_ = 1;
   int64_t panel_count_ = 1, padded_columns_ = 0, padded_channels_ = 0, x_plane_ = 0;
   int64_t zero_x_ = 0, zero_dy_ = 0, visit_ = 1, visits_per_part_ = 1, parts_ = 1, sums_size_ = 0;
