@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bitdial/cli/bench_kernel.h"
 #include "bitdial/cli/bench_step.h"
 #include "bitdial/cli/data_command.h"
 #include "bitdial/core/suggest.h"
@@ -56,6 +57,7 @@ void add_commands(CLI::App& app) {
   add_export_command(app);
   CLI::App* bench = app.add_subcommand("bench", "Time kernels and training steps");
   bench->require_subcommand(1);
+  add_bench_kernel(*bench);
   add_bench_step(*bench);
   add_policies_command(app);
   add_models_command(app);
