@@ -7,6 +7,7 @@
 
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/axis.h"
+#include "bitdial/kernels/code_sums.h"
 #include "bitdial/kernels/conv2d_kernels.h"
 #include "bitdial/kernels/depthwise_kernels.h"
 #include "bitdial/kernels/value.h"
@@ -342,48 +343,57 @@ class Gradient {
   }
 
   void store(float* dw) const {
-    const QuantParams& x = x_.params[0];
-    const QuantParams& dy = dy_.params[0];
-    const bool corrected = needs_corrections(x_, dy_);
+    const float scale = x_.params[0].scale * dy_.params[0].scale;
+    if (needs_corrections(x_, dy_)) return store_corrected(dw);
     const int64_t taps = s_.kernel_height * s_.kernel_width;
-    parallel_for(s_.in_channels, 8, [&](int64_t begin, int64_t end) {
-      for (int64_t c = begin; c < end; ++c) {
-        for (int64_t tap = 0; tap < taps; ++tap) {
-          const int64_t total = totals_[static_cast<size_t>(tap * padded_ + c)];
-          float& target = dw[c * taps + tap];
-          if (!corrected) {
-            target = static_cast<float>(total) * (x.scale * dy.scale);
-            continue;
-          }
-          const CodeSums sums = sum_codes(c, tap);
-          target = corrected_value(total, sums.x, sums.dy, sums.count, {x.scale, x.offset, x.zero_code},
-                                   {dy.scale, dy.offset, dy.zero_code});
-        }
+    for (int64_t c = 0; c < s_.in_channels; ++c) {
+      for (int64_t tap = 0; tap < taps; ++tap) {
+        dw[c * taps + tap] = static_cast<float>(totals_[static_cast<size_t>(tap * padded_ + c)]) * scale;
       }
-    });
+    }
   }
 
-  struct CodeSums {
-    int64_t x = 0, dy = 0, count = 0;
-  };
-  CodeSums sum_codes(int64_t c, int64_t tap) const {
+  void store_corrected(float* dw) const {
+    const QuantParams& px = x_.params[0];
+    const QuantParams& pdy = dy_.params[0];
+    const int64_t channels = s_.in_channels;
+    const auto x_sums = sum_images(x_, s_.batch, s_.in_height * s_.in_width, channels, 0, channels);
+    const auto dy_sums = sum_images(dy_, s_.batch, s_.out_height() * s_.out_width(), channels, 0, channels);
+    const int64_t taps = s_.kernel_height * s_.kernel_width;
+    std::vector<int64_t> x(static_cast<size_t>(channels)), dy(static_cast<size_t>(channels));
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      const int64_t count = s_.batch * sum_valid(tap, x_sums, dy_sums, x, dy);
+      for (int64_t c = 0; c < channels; ++c) {
+        const auto channel = static_cast<size_t>(c);
+        dw[c * taps + tap] =
+            corrected_value(totals_[static_cast<size_t>(tap * padded_ + c)], x[channel], dy[channel], count,
+                            {px.scale, px.offset, px.zero_code}, {pdy.scale, pdy.offset, pdy.zero_code});
+      }
+    }
+  }
+
+  /// Sums of both operands' codes by channel over the output pixels whose tap lies inside; returns their
+  /// number.
+  int64_t sum_valid(int64_t tap, const std::vector<int64_t>& x_sums, const std::vector<int64_t>& dy_sums,
+                    std::vector<int64_t>& x, std::vector<int64_t>& dy) const {
     const AxisTap& r = v_.taps[static_cast<size_t>(tap / s_.kernel_width)];
-    const AxisTap& s = h_.taps[static_cast<size_t>(tap % s_.kernel_width)];
+    const AxisTap& q = h_.taps[static_cast<size_t>(tap % s_.kernel_width)];
     const Range rows = valid_outputs(v_, r);
-    const Range cols = valid_outputs(h_, s);
-    CodeSums sums;
-    for (int64_t n = 0; n < s_.batch; ++n) {
-      for (int64_t oh = rows.first; oh < rows.last; ++oh) {
-        for (int64_t ow = cols.first; ow < cols.last; ++ow) {
-          const int64_t x_pixel = (n * s_.in_height + v_.input(oh, r)) * s_.in_width + h_.input(ow, s);
-          const int64_t dy_pixel = (n * s_.out_height() + oh) * s_.out_width() + ow;
-          sums.x += code_at(x_, x_pixel * s_.in_channels + c);
-          sums.dy += code_at(dy_, dy_pixel * s_.in_channels + c);
-          ++sums.count;
+    const Range cols = valid_outputs(h_, q);
+    x.assign(x.size(), 0);
+    dy.assign(dy.size(), 0);
+    for (int64_t oh = rows.first; oh < rows.last; ++oh) {
+      for (int64_t ow = cols.first; ow < cols.last; ++ow) {
+        const int64_t* x_pixel =
+            x_sums.data() + (v_.input(oh, r) * s_.in_width + h_.input(ow, q)) * s_.in_channels;
+        const int64_t* dy_pixel = dy_sums.data() + (oh * s_.out_width() + ow) * s_.in_channels;
+        for (size_t c = 0; c < x.size(); ++c) {
+          x[c] += x_pixel[c];
+          dy[c] += dy_pixel[c];
         }
       }
     }
-    return sums;
+    return (rows.last - rows.first) * (cols.last - cols.first);
   }
 
   const DepthwiseKernels& kernels_;

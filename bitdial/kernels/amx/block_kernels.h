@@ -14,11 +14,12 @@ namespace {
 /// Tiles 0..3 hold the sums, 4 and 5 rows, 6 and 7 columns: four loads feed four products.
 template <class Tile, int kRowTiles, int kColumnTiles, bool kSignedA, bool kSignedB>
 void multiply(const BlockGeometry& g, const uint8_t* a, const uint8_t* b, int64_t steps) {
-  for (; steps > 0; --steps, a += g.a_step, b += g.b_step) {
-    Tile::template load<4>(a, g.a_row);
+  const int64_t a_row = g.a_row, a_row_tile = g.a_row_tile, a_step = g.a_step, b_step = g.b_step;
+  for (; steps > 0; --steps, a += a_step, b += b_step) {
+    Tile::template load<4>(a, a_row);
     Tile::template load<6>(b, 64);
     if constexpr (kColumnTiles == 2) Tile::template load<7>(b + kTileBytes, 64);
-    if constexpr (kRowTiles == 2) Tile::template load<5>(a + g.a_row_tile, g.a_row);
+    if constexpr (kRowTiles == 2) Tile::template load<5>(a + a_row_tile, a_row);
     Tile::template dot<0, 4, 6, kSignedA, kSignedB>();
     if constexpr (kColumnTiles == 2) Tile::template dot<1, 4, 7, kSignedA, kSignedB>();
     if constexpr (kRowTiles == 2) Tile::template dot<2, 5, 6, kSignedA, kSignedB>();
@@ -113,7 +114,28 @@ void accumulate(const DigitPlan& digits, const BlockGeometry& g, const Run* runs
   kernel(digits, g, runs, run_count, sums);
 }
 
-// ---- epilogue: 16 columns at a time, loops of constant length for the compiler to vectorise ----
+// ---- epilogue: 16 columns at a time, as one vector of the compiler (lowered where the registers are
+// narrower) ----
+
+typedef float Float16 __attribute__((vector_size(64)));
+typedef int32_t Int32x16 __attribute__((vector_size(64)));
+typedef uint32_t Uint32x16 __attribute__((vector_size(64)));
+typedef uint16_t Uint16x16 __attribute__((vector_size(32)));
+
+template <class Vector>
+void load(Vector& vector, const void* source) {
+  std::memcpy(&vector, source, sizeof(Vector));
+}
+
+/// Stores the first `count` elements.
+template <class Vector>
+void store(const Vector& vector, int64_t count, void* target) {
+  if (count == 16) {
+    std::memcpy(target, &vector, sizeof(Vector));
+  } else {
+    std::memcpy(target, &vector, static_cast<size_t>(count) * (sizeof(Vector) / 16));
+  }
+}
 
 struct Columns16 {
   int64_t count;
@@ -125,75 +147,123 @@ struct Columns16 {
 
 /// float(S) * scale, the order of operations of conv2d.h.
 void scale_codes(const DigitPlan& digits, const BlockSums& sums, int64_t first, const OutputRow& row,
-                 const Columns16& columns, float* values) {
+                 const Columns16& columns, Float16& values) {
+  Float16 scale;
+  load(scale, columns.scale);
+  scale *= row.scale;
   if (digits.classes == 1 && !sums.has_wide && sums.steps > 0) {
-    const int32_t* narrow = sums.narrow + first;
-    for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(narrow[i]) * (row.scale * columns.scale[i]);
+    Int32x16 narrow;
+    load(narrow, sums.narrow + first);
+    values = __builtin_convertvector(narrow, Float16) * scale;
     return;
   }
-  int64_t totals[16];
+  alignas(64) int64_t totals[16];
+  alignas(64) float exact[16];
   load_totals<16>(digits, sums, first, totals);
-  for (int i = 0; i < 16; ++i) values[i] = static_cast<float>(totals[i]) * (row.scale * columns.scale[i]);
+  for (int i = 0; i < 16; ++i) exact[i] = static_cast<float>(totals[i]);
+  load(values, exact);
+  values *= scale;
 }
 
 /// The same with zero codes and real-valued offsets.
 void scale_corrected(const DigitPlan& digits, const BlockSums& sums, int64_t first, const OutputRow& row,
-                     const Columns16& columns, const int64_t* column_sums, float* values) {
-  int64_t totals[16];
+                     const Columns16& columns, const int64_t* column_sums, Float16& values) {
+  alignas(64) int64_t totals[16];
+  alignas(64) float corrected[16];
   load_totals<16>(digits, sums, first, totals);
-  for (int64_t i = 0; i < columns.count; ++i) {
-    values[i] = corrected_value(totals[i], row.code_sum, column_sums[i], row.count,
-                                {row.scale, row.offset, row.zero_code},
-                                {columns.scale[i], columns.offset[i], columns.zero_code[i]});
+  for (int i = 0; i < 16; ++i) {
+    corrected[i] = corrected_value(totals[i], row.code_sum, column_sums[i], row.count,
+                                   {row.scale, row.offset, row.zero_code},
+                                   {columns.scale[i], columns.offset[i], columns.zero_code[i]});
   }
+  load(values, corrected);
 }
 
 /// Rounds half to even; a NaN stays one.
-uint16_t to_bfloat16(float value) {
-  uint32_t bits = 0;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFFU) > 0x7F800000U ? (bits >> 16) | 0x40U : rounded);
+void to_bfloat16(const Float16& values, Uint16x16& rounded) {
+  Uint32x16 bits;
+  load(bits, &values);
+  const Uint32x16 nearest = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
+  const Uint32x16 quiet = (bits >> 16) | 0x40U;
+  rounded = __builtin_convertvector(values == values ? nearest : quiet, Uint16x16);
 }
 
-void store_values(const float* values, int64_t count, OutputType type, void* output, int64_t column) {
+void store_values(const Float16& values, int64_t count, OutputType type, void* output, int64_t column) {
   if (type == OutputType::kFloat32) {
-    float* target = static_cast<float*>(output) + column;
-    if (count == 16) {
-      std::memcpy(target, values, 16 * sizeof(float));
-    } else {
-      std::memcpy(target, values, static_cast<size_t>(count) * sizeof(float));
-    }
+    store(values, count, static_cast<float*>(output) + column);
     return;
   }
-  uint16_t rounded[16];
-  for (int i = 0; i < 16; ++i) rounded[i] = to_bfloat16(values[i]);
-  uint16_t* target = static_cast<uint16_t*>(output) + column;
-  if (count == 16) {
-    std::memcpy(target, rounded, sizeof rounded);
-  } else {
-    std::memcpy(target, rounded, static_cast<size_t>(count) * sizeof(uint16_t));
+  Uint16x16 rounded;
+  to_bfloat16(values, rounded);
+  store(rounded, count, static_cast<uint16_t*>(output) + column);
+}
+
+/// The common case, kept short: it costs as much as a few steps of the block. Sums of one digit class in
+/// int32, no corrections, whole tiles of columns.
+template <OutputType kType, bool kBias>
+void store_plain_rows(const BlockSums& sums, const OutputRow* rows, int64_t row_count,
+                      const OutputColumns& columns) {
+  constexpr int64_t kBytes = kType == OutputType::kFloat32 ? 4 : 2;
+  for (int64_t r = 0; r < row_count; ++r) {
+    if (rows[r].output == nullptr) continue;
+    const int32_t* const narrow = sums.narrow + r / 16 * 512 + r % 16 * 16;
+    auto* const output = static_cast<uint8_t*>(rows[r].output);
+    const float row_scale = rows[r].scale;
+    for (int64_t column = 0; column < columns.count; column += 16) {
+      Int32x16 codes;
+      Float16 scale;
+      load(codes, narrow + column * 16);
+      load(scale, columns.scale + column);
+      Float16 values = __builtin_convertvector(codes, Float16) * (row_scale * scale);
+      if constexpr (kBias) {
+        Float16 bias;
+        load(bias, columns.bias + column);
+        values += bias;
+      }
+      if constexpr (kType == OutputType::kFloat32) {
+        std::memcpy(output + column * kBytes, &values, sizeof values);
+      } else {
+        Uint16x16 rounded;
+        to_bfloat16(values, rounded);
+        std::memcpy(output + column * kBytes, &rounded, sizeof rounded);
+      }
+    }
   }
+}
+
+bool is_plain(const DigitPlan& digits, const BlockSums& sums, const OutputColumns& columns) {
+  return digits.classes == 1 && !sums.has_wide && sums.steps > 0 && !columns.corrected &&
+         columns.count % 16 == 0;
 }
 
 void store_rows(const DigitPlan& digits, const BlockSums& sums, const OutputRow* rows, int64_t row_count,
                 const OutputColumns& columns) {
-  for (int64_t r = 0; r < row_count; ++r) {
-    const OutputRow& row = rows[r];
-    if (row.output == nullptr) continue;
-    for (int64_t column = 0; column < columns.count; column += 16) {
+  if (is_plain(digits, sums, columns)) {
+    const bool wide = columns.type == OutputType::kFloat32;
+    const auto kernel = columns.bias ? (wide ? store_plain_rows<OutputType::kFloat32, true>
+                                             : store_plain_rows<OutputType::kBFloat16, true>)
+                                     : (wide ? store_plain_rows<OutputType::kFloat32, false>
+                                             : store_plain_rows<OutputType::kBFloat16, false>);
+    return kernel(sums, rows, row_count, columns);
+  }
+  for (int64_t column = 0; column < columns.count; column += 16) {
+    const int64_t left = columns.count - column;
+    const Columns16 part{left < 16 ? left : 16, columns.scale + column, columns.offset + column,
+                         columns.zero_code + column, columns.bias ? columns.bias + column : nullptr};
+    for (int64_t r = 0; r < row_count; ++r) {
+      const OutputRow& row = rows[r];
+      if (row.output == nullptr) continue;
       const int64_t first = r / 16 * 512 + column / 16 * 256 + r % 16 * 16;
-      const int64_t left = columns.count - column;
-      const Columns16 part{left < 16 ? left : 16, columns.scale + column, columns.offset + column,
-                           columns.zero_code + column, columns.bias ? columns.bias + column : nullptr};
-      float values[16] = {};
+      Float16 values;
       if (columns.corrected) {
         scale_corrected(digits, sums, first, row, part, row.column_sums + column, values);
       } else {
         scale_codes(digits, sums, first, row, part, values);
       }
       if (part.bias) {
-        for (int i = 0; i < 16; ++i) values[i] += part.bias[i];
+        Float16 bias;
+        load(bias, part.bias);
+        values += bias;
       }
       store_values(values, part.count, columns.type, row.output, column);
     }

@@ -8,6 +8,7 @@
 #include "bitdial/kernels/amx/portable/drivers.h"
 #include "bitdial/kernels/amx/portable/reduction.h"
 #include "bitdial/kernels/amx/portable/tile_pack.h"
+#include "bitdial/kernels/code_sums.h"
 #include "bitdial/kernels/value.h"
 
 namespace bitdial::kernels::amx {
@@ -37,34 +38,34 @@ struct CodeSums {
   std::vector<int64_t> count;  // [tap]
 };
 
-/// sums[channel] += the codes of one pixel.
-void add_pixel(const Operand& operand, int64_t index, int64_t channels, int64_t* sums) {
-  for (int64_t c = 0; c < channels; ++c) sums[c] += code_at(operand, index + c);
-}
-
 CodeSums::CodeSums(const GradientProblem& p) {
   const ConvShape& s = p.shape;
   const int64_t taps = s.kernel_height * s.kernel_width;
   const int64_t depth = p.depth(), columns = p.columns();
+  const auto x_pixels =
+      sum_images(p.x, s.batch, s.in_height * s.in_width, s.in_channels, p.group * depth, depth);
+  const auto dy_pixels =
+      sum_images(p.dy, s.batch, s.out_height() * s.out_width(), s.out_channels, p.group * columns, columns);
   x.resize(static_cast<size_t>(taps * depth));
   dy.resize(static_cast<size_t>(taps * columns));
   count.resize(static_cast<size_t>(taps));
-  parallel_for(taps, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t tap = begin; tap < end; ++tap) {
-      for (int64_t i = 0; i < s.batch * s.out_height() * s.out_width(); ++i) {
-        const int64_t ow = i % s.out_width();
-        const int64_t oh = i / s.out_width() % s.out_height();
-        const int64_t n = i / s.out_width() / s.out_height();
-        const int64_t h = oh * s.stride_height - s.padding_height + tap / s.kernel_width * s.dilation_height;
-        const int64_t w = ow * s.stride_width - s.padding_width + tap % s.kernel_width * s.dilation_width;
-        if (h < 0 || h >= s.in_height || w < 0 || w >= s.in_width) continue;
-        ++count[static_cast<size_t>(tap)];
-        add_pixel(p.x, ((n * s.in_height + h) * s.in_width + w) * s.in_channels + p.group * depth, depth,
-                  x.data() + tap * depth);
-        add_pixel(p.dy, i * s.out_channels + p.group * columns, columns, dy.data() + tap * columns);
+  const Axis rows = forward_axis(vertical(s));
+  const Axis cols = forward_axis(horizontal(s));
+  for (int64_t tap = 0; tap < taps; ++tap) {
+    const AxisTap& r = rows.taps[static_cast<size_t>(tap / s.kernel_width)];
+    const AxisTap& q = cols.taps[static_cast<size_t>(tap % s.kernel_width)];
+    for (int64_t oh = 0; oh < rows.positions; ++oh) {
+      for (int64_t ow = 0; ow < cols.positions; ++ow) {
+        const int64_t h = rows.input(oh, r), w = cols.input(ow, q);
+        if (!rows.inside(h) || !cols.inside(w)) continue;
+        count[static_cast<size_t>(tap)] += s.batch;
+        const int64_t* x_sums = x_pixels.data() + (h * s.in_width + w) * depth;
+        const int64_t* dy_sums = dy_pixels.data() + (oh * cols.positions + ow) * columns;
+        for (int64_t c = 0; c < depth; ++c) x[static_cast<size_t>(tap * depth + c)] += x_sums[c];
+        for (int64_t k = 0; k < columns; ++k) dy[static_cast<size_t>(tap * columns + k)] += dy_sums[k];
       }
     }
-  });
+  }
 }
 
 class GradientBlocks {

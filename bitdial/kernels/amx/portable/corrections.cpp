@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/kernels/code_sums.h"
 
 namespace bitdial::kernels::amx {
 
@@ -53,6 +54,10 @@ void Corrections::sum_columns(const Product& p) {
     for (int64_t s = 0; s < p.kernel_width; ++s) {
       int64_t* sums = by_tap.data() + (r * p.kernel_width + s) * columns_padded_;
       for (int64_t column = 0; column < p.columns; ++column) {
+        if (p.b_depth == 1) {
+          sums[column] = sum_codes(p.b, p.b_index(column, r, s), p.depth);
+          continue;
+        }
         for (int64_t d = 0; d < p.depth; ++d)
           sums[column] += code_at(p.b, p.b_index(column, r, s) + d * p.b_depth);
       }
@@ -78,10 +83,7 @@ void Corrections::sum_inputs(const Product& p) {
   input_sums_.resize(static_cast<size_t>(p.batch * pixels));
   parallel_for(p.batch * pixels, 4096, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t first = i * p.in_channels + p.first_depth;
-      int64_t sum = 0;
-      for (int64_t d = 0; d < p.depth; ++d) sum += code_at(p.a, first + d);
-      input_sums_[static_cast<size_t>(i)] = sum;
+      input_sums_[static_cast<size_t>(i)] = sum_codes(p.a, i * p.in_channels + p.first_depth, p.depth);
     }
   });
 }

@@ -92,7 +92,11 @@ class Phase {
         find_runs(v, f_.plan_.halo() ? std::nullopt : std::optional(h),
                   image * f_.rows_.image + (f_.plan_.left + h * f_.h_.in_step) * f_.rows_.pixel,
                   column_block);
-        for (int64_t r = 0; r < images; ++r) set_row(r, image + r, v, h, column_block);
+        if (h == 0 || f_.corrections_ != nullptr) {
+          for (int64_t r = 0; r < images; ++r) set_row(r, image + r, v, h, column_block);
+        } else {
+          for (int64_t r = 0; r < images; ++r) move_to_next_pixel(r);
+        }
         multiply(geometry, images, column_block);
       }
     }
@@ -149,10 +153,9 @@ class Phase {
     void set_row(int64_t r, int64_t n, int64_t v, int64_t h, int64_t column_block) {
       const int64_t out_row = f_.v_.out_first + v * f_.v_.out_step;
       const int64_t out_col = f_.h_.out_first + h * f_.h_.out_step;
-      const int64_t size = f_.p_.out.type == OutputType::kFloat32 ? 4 : 2;
       OutputRow& row = output_rows_[static_cast<size_t>(r)];
       row.output = static_cast<uint8_t*>(f_.p_.out.data) +
-                   (f_.p_.out_index(n, out_row, out_col) + column_block * 32) * size;
+                   (f_.p_.out_index(n, out_row, out_col) + column_block * 32) * f_.output_size();
       const QuantParams& params = params_of(f_.p_.a, n);
       row.scale = params.scale;
       if (f_.corrections_ == nullptr) return;
@@ -160,6 +163,11 @@ class Phase {
       row.zero_code = params.zero_code;
       f_.corrections_->fill(n, out_row, out_col, row);
       row.column_sums += column_block * 32;
+    }
+
+    void move_to_next_pixel(int64_t r) {
+      void*& output = output_rows_[static_cast<size_t>(r)].output;
+      output = static_cast<uint8_t*>(output) + f_.h_.out_step * f_.p_.out_channels * f_.output_size();
     }
 
     void multiply(const BlockGeometry& geometry, int64_t row_count, int64_t column_block) {
@@ -183,6 +191,8 @@ class Phase {
             .a_plane = rows_.plane,
             .b_plane = weights_.plane()};
   }
+
+  int64_t output_size() const { return p_.out.type == OutputType::kFloat32 ? 4 : 2; }
 
   OutputColumns output_columns(int64_t column_block) const {
     const int64_t first = column_block * 32;
