@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -207,15 +208,20 @@ void expect_same(const Problem& problem, const std::vector<uint32_t>& expected,
          << " words differ, the first at " << first;
 }
 
+/// Most problems run on one thread, which is faster for small ones, some on two.
 void fuzz(uint64_t first_seed, uint64_t count, int64_t largest_macs) {
+  const int threads = num_threads();
   for (uint64_t seed = first_seed; seed < first_seed + count; ++seed) {
     const Problem problem = random_problem(seed, largest_macs);
+    set_num_threads(seed % 8 == 0 ? 2 : 1);
     const auto expected = problem.run(Isa::kScalar);
     for (const Isa isa : vector_isas()) {
       expect_same(problem, expected, problem.run(isa),
                   std::string(to_string(isa)) + ", seed " + std::to_string(seed));
-      if (testing::Test::HasFatalFailure()) return;
+      if (testing::Test::HasFatalFailure()) break;
     }
+    set_num_threads(threads);
+    if (testing::Test::HasFatalFailure()) return;
   }
 }
 
@@ -291,6 +297,21 @@ TEST(Conv2d, ThreadsDoNotChangeResults) {
         }
       }
     }
+  }
+}
+
+// A NaN in the bias must stay one, whatever its payload.
+TEST(Conv2d, NanInTheBiasReachesTheOutput) {
+  Problem problem = make_problem(Direction::kForward, "mb2ic16ih4oc70kh1", CodeType::kS8, CodeType::kS8, 9);
+  problem.bias.assign(70, 1.0F);
+  for (const uint32_t bits : {0x7FFFFFFFU, 0xFFFFFFFFU, 0x7FC00000U, 0x7F800000U}) {
+    problem.bias[bits % 67] = std::bit_cast<float>(bits);
+  }
+  for (const OutputType output : {OutputType::kFloat32, OutputType::kBFloat16}) {
+    problem.output = output;
+    const auto expected = problem.run(Isa::kScalar);
+    for (const Isa isa : vector_isas())
+      expect_same(problem, expected, problem.run(isa), std::string(to_string(isa)));
   }
 }
 
