@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -78,26 +79,36 @@ class Amx : public testing::TestWithParam<Implementation> {
 INSTANTIATE_TEST_SUITE_P(Tiles, Amx, testing::ValuesIn(kImplementations),
                          [](const auto& info) { return std::string(info.param.name); });
 
-constexpr int kProblems = 250;
+/// BITDIAL_FUZZ_PROBLEMS runs more of them, BITDIAL_FUZZ_SEED others.
+int environment(const char* name, int otherwise) {
+  const char* value = std::getenv(name);
+  return value ? std::atoi(value) : otherwise;
+}
+int problems(const Implementation& implementation) {
+  return environment("BITDIAL_FUZZ_PROBLEMS", implementation.has_tile_instructions ? 80 : 250);
+}
+uint32_t seed(uint32_t otherwise) {
+  return otherwise + static_cast<uint32_t>(environment("BITDIAL_FUZZ_SEED", 0));
+}
 constexpr int64_t kMaxMacs = 1 << 19;
 
 TEST_P(Amx, ForwardEqualsTheReference) {
-  Random random(1);
-  for (int i = 0; i < kProblems && !HasFatalFailure(); ++i) {
+  Random random(seed(1));
+  for (int i = 0; i < problems(GetParam()) && !HasFatalFailure(); ++i) {
     check_forward(table(), random_shape(random, kMaxMacs), random);
   }
 }
 
 TEST_P(Amx, BackwardDataEqualsTheReference) {
-  Random random(2);
-  for (int i = 0; i < kProblems && !HasFatalFailure(); ++i) {
+  Random random(seed(2));
+  for (int i = 0; i < problems(GetParam()) && !HasFatalFailure(); ++i) {
     check_backward_data(table(), random_shape(random, kMaxMacs), random);
   }
 }
 
 TEST_P(Amx, BackwardWeightEqualsTheReference) {
-  Random random(3);
-  for (int i = 0; i < kProblems && !HasFatalFailure(); ++i) {
+  Random random(seed(3));
+  for (int i = 0; i < problems(GetParam()) && !HasFatalFailure(); ++i) {
     check_backward_weight(table(), random_shape(random, kMaxMacs), random);
   }
 }
