@@ -13,8 +13,8 @@
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/conv2d_kernels.h"
-#include "bitdial/kernels/peak.h"
 #include "bitdial/kernels/problem.h"
+#include "bitdial/kernels/reference_loop.h"
 
 namespace bitdial::kernels {
 namespace {
@@ -154,91 +154,40 @@ bool sample_is_correct(const ConvShape& s, Direction d, const OperandTypes& type
   return actual == part.result.bytes;
 }
 
-PeakLoop peak_loop(Isa isa, const OperandTypes& types) {
-  const bool words = code_size(types.a) > 1 || code_size(types.b) > 1;
-  PeakLoop loop = nullptr;
-  switch (isa) {
-    case Isa::kScalar:
-      loop = scalar::kMultiplyAdd;
-      break;
-    case Isa::kAvx2:
-      loop = avx2::kVpmaddwd;
-      break;
-    case Isa::kAvxVnni:
-      loop = words ? avxvnni::kVpdpwssd : avxvnni::kVpdpbusd;
-      break;
-    case Isa::kAvx512Vnni:
-      loop = words ? avx512vnni::kVpdpwssd : avx512vnni::kVpdpbusd;
-      break;
-    case Isa::kAmx:
-      loop = amx::kTdpbssd;
-      break;
-  }
-  require(loop != nullptr, "benchmark", "no reference loop for {} in this build", to_string(isa));
-  return loop;
-}
-
-double seconds_now(bool cpu_time) {
-  if (!cpu_time) {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  }
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-}
-
-/// Operations per second of the loop on every thread at once.
-double measure_peak(PeakLoop loop, bool cpu_time) {
-  const int threads = num_threads();
-  const double begin = seconds_now(cpu_time);
-  std::vector<double> operations(static_cast<size_t>(threads));
-  parallel_for(threads, 1, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) operations[static_cast<size_t>(i)] = loop();
-  });
-  return std::accumulate(operations.begin(), operations.end(), 0.0) / (seconds_now(cpu_time) - begin);
-}
-
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 struct Repetition {
   double seconds = 0.0;
   double peak = 0.0;  ///< the slower of the reference loops before and after
 };
 
-/// Repetitions beside which the reference loop reached 0.9 of its best.
-std::vector<Repetition> undisturbed(const std::vector<Repetition>& all_repetitions, double best) {
+std::vector<Repetition> undisturbed(const std::vector<Repetition>& all_repetitions,
+                                    const ReferenceLoop& loop) {
   std::vector<Repetition> kept;
   std::copy_if(all_repetitions.begin(), all_repetitions.end(), std::back_inserter(kept),
-               [&](const Repetition& r) { return r.peak >= 0.9 * best; });
+               [&](const Repetition& r) { return loop.is_uncontended(r.peak); });
   return kept;
 }
 
 void measure(const KernelBenchmark& benchmark, const BenchmarkOptions& options, Tensors& tensors,
              BenchmarkResult& result) {
-  const PeakLoop loop = peak_loop(benchmark.isa, benchmark.types);
+  const bool words = code_size(benchmark.types.a) > 1 || code_size(benchmark.types.b) > 1;
+  ReferenceLoop loop(benchmark.isa, words, options.cpu_time);
   const double start = seconds_now(false);
-  double best = 0.0;
-  for (int i = 0; i < 20; ++i) best = std::max(best, measure_peak(loop, options.cpu_time));
+  for (int i = 0; i < 20; ++i) loop.run();
   std::vector<Repetition> repetitions;
   std::vector<Repetition> kept;
-  double before = measure_peak(loop, options.cpu_time);
+  double before = loop.run();
   while (static_cast<int>(kept.size()) < options.repetitions &&
          seconds_now(false) - start < options.max_seconds) {
     const double begin = seconds_now(options.cpu_time);
     compute(benchmark.shape, benchmark.direction, benchmark.types, tensors);
     const double seconds = seconds_now(options.cpu_time) - begin;
-    const double after = measure_peak(loop, options.cpu_time);
-    best = std::max({best, before, after});
+    const double after = loop.run();
     repetitions.push_back({seconds, std::min(before, after)});
     before = after;
-    kept = undisturbed(repetitions, best);
+    kept = undisturbed(repetitions, loop);
   }
   result.kept = static_cast<int>(kept.size());
-  result.peak_gops = best * 1e-9;
+  result.peak_gops = loop.best() * 1e-9;
   if (result.kept < options.repetitions) return;
   std::vector<double> seconds;
   for (const Repetition& r : kept) seconds.push_back(r.seconds);

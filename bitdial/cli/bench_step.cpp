@@ -1,0 +1,127 @@
+#include "bitdial/cli/bench_step.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "bitdial/core/error.h"
+#include "bitdial/core/parallel.h"
+#include "bitdial/kernels/isa.h"
+#include "bitdial/train/step_benchmark.h"
+
+namespace bitdial::cli {
+namespace {
+
+struct Arguments {
+  train::StepBenchmarkOptions options;
+  std::string arithmetic = "integer";
+  std::string json_file;
+  std::string peak_of;
+};
+
+std::string quote(const std::string& text) {
+  std::string quoted = "'";
+  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+/// Peak memory of this program running one row only, in a process of its own.
+int64_t peak_in_child(const Arguments& arguments, const std::string& row) {
+  const auto program = std::filesystem::read_symlink("/proc/self/exe").string();
+  const auto command = fmt::format(
+      "{} bench step --model {} --batch {} --classes {} --arithmetic {} --threads {} --peak-of {}",
+      quote(program), quote(arguments.options.model), arguments.options.batch, arguments.options.classes,
+      arguments.arithmetic, num_threads(), quote(row));
+  const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), pclose);
+  require(pipe != nullptr, "bench step", "cannot start a process to measure the memory of {}", row);
+  std::array<char, 64> line{};
+  require(std::fgets(line.data(), line.size(), pipe.get()) != nullptr, "bench step",
+          "the process that measures the memory of {} printed nothing", row);
+  return std::stoll(line.data());
+}
+
+std::string ratio_text(const std::optional<double>& ratio) {
+  return ratio ? fmt::format("{:.2f}x", *ratio) : "refused";
+}
+
+void print_table(const Arguments& arguments, const std::vector<train::StepRow>& rows) {
+  fmt::print("{}, batch {}, {} threads, kernels {}, policies in {} arithmetic\n", arguments.options.model,
+             arguments.options.batch, num_threads(), kernels::to_string(kernels::active_isa()),
+             arguments.arithmetic);
+  fmt::print("{:<24} {:>10} {:>12} {:>10} {:>10} {:>6}\n", "step", "median ms", "vs float32", "vs bf16",
+             "peak MB", "kept");
+  for (const auto& row : rows) {
+    fmt::print("{:<24} {:>10.1f} {:>12} {:>10} {:>10.1f} {:>6}\n", row.name, row.median_ms,
+               ratio_text(row.speedup_vs_float32), ratio_text(row.speedup_vs_bf16),
+               static_cast<double>(row.peak_bytes) * 1e-6, row.kept);
+  }
+  for (const auto& row : rows) {
+    if (row.kept < arguments.options.kept) {
+      fmt::print("{}: only {} of the {} uncontended repetitions a ratio needs (other work on these cores?)\n",
+                 row.name, row.kept, arguments.options.kept);
+    }
+  }
+}
+
+void run(Arguments& arguments) {
+  arguments.options.simulated = arguments.arithmetic == "simulated";
+  if (!arguments.peak_of.empty()) {
+    fmt::print("{}\n", train::measure_peak_bytes(arguments.options, arguments.peak_of));
+    return;
+  }
+  const bool live = isatty(STDERR_FILENO) != 0;
+  auto rows = train::benchmark_steps(arguments.options, [&](double done) {
+    if (live) fmt::print(stderr, "\rtiming: {:3.0f} %", 100 * done);
+  });
+  if (live) fmt::print(stderr, "\r\033[K");
+  for (auto& row : rows) row.peak_bytes = peak_in_child(arguments, row.name);
+  print_table(arguments, rows);
+  if (arguments.json_file.empty()) return;
+  std::ofstream file(arguments.json_file);
+  file << train::to_json_array(rows).dump(2) << '\n';
+  file.close();
+  require(file.good(), "bench step", "cannot write {}", arguments.json_file);
+}
+
+}  // namespace
+
+void add_bench_step(CLI::App& bench) {
+  auto arguments = std::make_shared<Arguments>();
+  auto* command =
+      bench.add_subcommand("step", "Time whole training steps: PyTorch float32, bf16 and policies");
+  auto& options = arguments->options;
+  command->add_option("--model", options.model, "network, see `bitdial models`")->capture_default_str();
+  command->add_option("--batch", options.batch, "images per step")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--classes", options.classes, "outputs of the network")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--policy", options.policies, "policies, separated by commas")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--arithmetic", arguments->arithmetic, "of the policies")
+      ->check(CLI::IsMember({"integer", "simulated"}))
+      ->capture_default_str();
+  command->add_option("--threads", options.threads, "0: as many as the process may use")
+      ->capture_default_str();
+  command->add_option("--kept", options.kept, "uncontended repetitions that a ratio needs")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--time-limit", options.time_limit_s, "seconds after which no repetition is added")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command->add_option("--json", arguments->json_file, "write the rows to this file");
+  command->add_option("--peak-of", arguments->peak_of, "print the peak memory of one row in bytes")
+      ->group("");
+  command->callback([arguments] { run(*arguments); });
+}
+
+}  // namespace bitdial::cli
