@@ -28,9 +28,10 @@ struct TensorShape {
 // Every function that reads data takes float32 or bfloat16; a bfloat16 is the float32 with the same upper
 // bits.
 //
-// Results do not depend on instruction set, thread count, memory order of the rounding bits, or the denormal
-// setting of the calling thread: statistics are integers, extremes, or float64 sums over a fixed partition
-// (blocks of 2048 elements in memory order, 16 interleaved sums in each, blocks added in order).
+// Results do not depend on instruction set, thread count, or the denormal setting of the calling thread;
+// random bits do not depend on the memory order. Statistics are integers, extremes, or float64 sums over a
+// fixed partition: blocks of 2048 elements in memory order, 16 interleaved sums in each, blocks added in
+// order.
 
 /// min and max of the data (kTensor: one entry; otherwise one per outer index), -0.0 counted as 0.0. NaN or
 /// infinity anywhere makes both members of the entry NaN; callers check with Range::is_finite. No element
