@@ -18,6 +18,8 @@ namespace {
 constexpr int64_t kWorthPadding = 48;
 /// Operands that a visit reads should stay in the L2 cache for all taps and blocks.
 constexpr int64_t kVisitBytes = int64_t{1} << 20;
+/// Fewer steps are not worth loading and storing a block's sums.
+constexpr int64_t kVisitSteps = 16;
 
 std::vector<std::unique_ptr<Reduction>> plan_reductions(const GradientProblem& problem, Workspace& memory) {
   const int64_t batch = problem.shape.batch;
@@ -68,6 +70,31 @@ CodeSums::CodeSums(const GradientProblem& p) {
   }
 }
 
+/// The sums of some neighbouring blocks, of one thread.
+class GroupSums {
+ public:
+  GroupSums(const DigitPlan& digits, bool needs_wide) : sums_(static_cast<size_t>(kGroup)) {
+    for (BlockSums& sums : sums_) {
+      sums.narrow = memory_.take<int32_t>(digits.classes * kBlockSums);
+      if (needs_wide) sums.wide = memory_.take<int64_t>(kBlockSums);
+    }
+  }
+  void reset() {
+    for (BlockSums& sums : sums_) {
+      sums.steps = 0;
+      sums.has_wide = false;
+    }
+  }
+  BlockSums& operator[](int64_t i) { return sums_[static_cast<size_t>(i)]; }
+
+  /// Half a megabyte: the sums stay in the L2 cache between visits.
+  static constexpr int64_t kGroup = 128;
+
+ private:
+  Workspace memory_;
+  std::vector<BlockSums> sums_;
+};
+
 class GradientBlocks {
  public:
   GradientBlocks(const BlockKernels& kernels, const GradientProblem& problem, float* dw, Workspace& memory)
@@ -78,31 +105,21 @@ class GradientBlocks {
         taps_(problem.shape.kernel_height * problem.shape.kernel_width),
         depth_blocks_((problem.depth() + 31) / 32),
         column_blocks_((problem.columns() + 31) / 32),
-        reductions_(plan_reductions(problem, memory)),
-        sums_(static_cast<size_t>(depth_blocks_ * column_blocks_ * taps_)) {
-    int64_t steps = 0;
-    for (const auto& r : reductions_) steps += r->lines() * r->line_steps();
-    const auto blocks = static_cast<int64_t>(sums_.size());
-    auto* narrow = memory.take<int32_t>(blocks * digits_.classes * kBlockSums);
-    auto* wide = steps > digits_.max_steps ? memory.take<int64_t>(blocks * kBlockSums) : nullptr;
-    for (int64_t i = 0; i < blocks; ++i) {
-      sums_[static_cast<size_t>(i)].narrow = narrow + i * digits_.classes * kBlockSums;
-      if (wide) sums_[static_cast<size_t>(i)].wide = wide + i * kBlockSums;
-    }
+        reductions_(plan_reductions(problem, memory)) {
+    for (const auto& r : reductions_) steps_ += r->lines() * r->line_steps();
     if (needs_corrections(p_.x, p_.dy)) code_sums_ = std::make_unique<CodeSums>(p_);
   }
 
-  void run() {
-    parallel_for(static_cast<int64_t>(sums_.size()), 1, [&](int64_t begin, int64_t end) {
+  void run() const {
+    parallel_for(depth_blocks_ * column_blocks_ * taps_, 1, [&](int64_t begin, int64_t end) {
       const TileScope tiles(kernels_);
-      for (const auto& reduction : reductions_) {
-        const int64_t lines =
-            std::max<int64_t>(1, kVisitBytes / std::max<int64_t>(reduction->line_bytes(), 1));
-        for (int64_t line = 0; line < reduction->lines(); line += lines) {
-          visit(*reduction, line, std::min(line + lines, reduction->lines()), begin, end);
-        }
+      GroupSums sums(digits_, steps_ > digits_.max_steps);
+      for (int64_t first = begin; first < end; first += GroupSums::kGroup) {
+        const int64_t last = std::min(first + GroupSums::kGroup, end);
+        sums.reset();
+        for (const auto& reduction : reductions_) add(*reduction, first, last, sums);
+        store(first, last, sums);
       }
-      store(begin, end);
     });
   }
 
@@ -112,28 +129,37 @@ class GradientBlocks {
   };
   Block block(int64_t i) const { return {i / taps_ / column_blocks_, i / taps_ % column_blocks_, i % taps_}; }
 
-  /// Adds lines [first, last) to blocks [begin, end).
-  void visit(const Reduction& reduction, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  /// Adds a reduction to blocks [begin, end), some lines per visit.
+  void add(const Reduction& reduction, int64_t begin, int64_t end, GroupSums& sums) const {
+    const int64_t cached = kVisitBytes / std::max<int64_t>(reduction.line_bytes(), 1);
+    const int64_t worthwhile = (kVisitSteps + reduction.line_steps() - 1) / reduction.line_steps();
+    const int64_t lines = std::max(cached, worthwhile);
     std::vector<Run> runs;
-    BlockGeometry geometry = reduction.geometry();
-    for (int64_t i = begin; i < end; ++i) {
-      const Block b = block(i);
-      const int64_t r = b.tap / p_.shape.kernel_width;
-      const int64_t s = b.tap % p_.shape.kernel_width;
-      runs.clear();
-      for (int64_t line = first; line < last; ++line) reduction.add_runs(line, r, s, b.depth, b.column, runs);
-      if (runs.empty()) continue;
-      geometry.row_tiles = p_.depth() - b.depth * 32 > 16 ? 2 : 1;
-      geometry.column_tiles = p_.columns() - b.column * 32 > 16 ? 2 : 1;
-      kernels_.accumulate(digits_, geometry, runs.data(), static_cast<int64_t>(runs.size()),
-                          sums_[static_cast<size_t>(i)]);
+    for (int64_t line = 0; line < reduction.lines(); line += lines) {
+      for (int64_t i = begin; i < end; ++i) {
+        visit(reduction, line, std::min(line + lines, reduction.lines()), block(i), runs, sums[i - begin]);
+      }
     }
   }
 
-  void store(int64_t begin, int64_t end) {
+  /// Adds lines [first, last) to one block.
+  void visit(const Reduction& reduction, int64_t first, int64_t last, const Block& b, std::vector<Run>& runs,
+             BlockSums& sums) const {
+    BlockGeometry geometry = reduction.geometry();
+    const int64_t r = b.tap / p_.shape.kernel_width;
+    const int64_t s = b.tap % p_.shape.kernel_width;
+    runs.clear();
+    for (int64_t line = first; line < last; ++line) reduction.add_runs(line, r, s, b.depth, b.column, runs);
+    if (runs.empty()) return;
+    geometry.row_tiles = p_.depth() - b.depth * 32 > 16 ? 2 : 1;
+    geometry.column_tiles = p_.columns() - b.column * 32 > 16 ? 2 : 1;
+    kernels_.accumulate(digits_, geometry, runs.data(), static_cast<int64_t>(runs.size()), sums);
+  }
+
+  void store(int64_t begin, int64_t end, GroupSums& group) const {
     alignas(64) int64_t totals[kBlockSums];
     for (int64_t i = begin; i < end; ++i) {
-      const BlockSums& sums = sums_[static_cast<size_t>(i)];
+      const BlockSums& sums = group[i - begin];
       if (!code_sums_ && digits_.classes == 1 && !sums.has_wide && sums.steps > 0) {
         store_narrow(block(i), sums.narrow);
       } else {
@@ -196,7 +222,7 @@ class GradientBlocks {
   DigitPlan digits_;
   int64_t taps_, depth_blocks_, column_blocks_;
   std::vector<std::unique_ptr<Reduction>> reductions_;
-  std::vector<BlockSums> sums_;  // by block: (32 input channels, 32 output channels, tap)
+  int64_t steps_ = 0;  // an upper bound, of a whole block
   std::unique_ptr<CodeSums> code_sums_;
 };
 

@@ -14,6 +14,8 @@ namespace bitdial::kernels::amx {
 namespace {
 
 constexpr int64_t kMaxRunSteps = 256;
+/// Images that should stay in the L2 cache while the weights pass.
+constexpr int64_t kGroupBytes = int64_t{5} << 18;
 
 /// Parameters of operand B's columns, padded to whole blocks.
 struct ColumnParams {
@@ -56,19 +58,20 @@ class Phase {
 
   void run() const {
     const int64_t column_blocks = (p_.columns + 31) / 32;
-    const bool images = plan_.tile_rows == TileRows::kImages;
-    const int64_t row_blocks = images ? (p_.batch + 31) / 32 : 1;
-    parallel_for(row_blocks * column_blocks * v_.positions, 1, [&](int64_t begin, int64_t end) {
-      const TileScope tiles(kernels_);
-      Worker worker(*this);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t position = i % v_.positions;
-        const int64_t column_block = i / v_.positions % column_blocks;
-        if (images) {
-          worker.image_row_of_images(position, i / v_.positions / column_blocks * 32, column_block);
-        } else {
-          worker.image_row_of_pixels(position, column_block);
-        }
+    if (plan_.tile_rows == TileRows::kPixels) {
+      for_each(column_blocks * v_.positions, [&](Worker& worker, int64_t i) {
+        worker.image_row_of_pixels(i % v_.positions, i / v_.positions);
+      });
+      return;
+    }
+    // Some blocks of 32 images share each pass over the weights.
+    const int64_t row_blocks = (p_.batch + 31) / 32;
+    const int64_t group = std::clamp<int64_t>(kGroupBytes / (32 * rows_.image), 1, row_blocks);
+    const int64_t groups = (row_blocks + group - 1) / group;
+    for_each(groups * column_blocks * v_.positions, [&](Worker& worker, int64_t i) {
+      const int64_t first = i / v_.positions / column_blocks * group;
+      for (int64_t block = first; block < std::min(first + group, row_blocks); ++block) {
+        worker.image_row_of_images(i % v_.positions, block * 32, i / v_.positions % column_blocks);
       }
     });
   }
@@ -184,6 +187,15 @@ class Phase {
     std::vector<Run> runs_;
     std::array<OutputRow, 32> output_rows_;
   };
+
+  template <class Body>
+  void for_each(int64_t count, const Body& body) const {
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      const TileScope tiles(kernels_);
+      Worker worker(*this);
+      for (int64_t i = begin; i < end; ++i) body(worker, i);
+    });
+  }
 
   BlockGeometry geometry(int64_t row_count, int64_t column_block) const {
     return {.row_tiles = row_count > 16 ? 2 : 1,
