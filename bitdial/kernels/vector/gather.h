@@ -15,12 +15,19 @@
 // nothing.
 namespace bitdial::kernels::vector {
 
-/// An output pixel of a block: where its first valid tap lies, where its result goes, whose image it is.
+/// An output pixel of a block: where its first valid tap lies, in bytes, and where its result goes, in
+/// pixels.
 struct Pixel {
-  int32_t input = 0;   ///< bytes
-  int32_t source = 0;  ///< the same place, counted in pixels
+  int32_t input = 0;
   int32_t output = 0;
-  int32_t image = 0;
+};
+
+/// The output pixels of a block by border class, within a class in memory order.
+struct PixelList {
+  Pixel* pixels = nullptr;
+  int32_t* sources = nullptr;  ///< per pixel, the first valid tap's place counted in input pixels
+  int64_t* class_ends = nullptr;
+  int64_t count = 0;
 };
 
 /// Images [first_image, last_image), output rows [first_row, last_row).
@@ -45,6 +52,7 @@ class Gather {
     run_tasks(panel_count_, [this](int64_t panel) { pack_panel(panel); });
     sum_classes();
     partition();
+    list_shared_pixels();
     run_tasks(blocks_ * splits_, [this](int64_t task) { run_block(task / splits_, task % splits_); });
   }
 
@@ -282,10 +290,12 @@ class Gather {
   void partition() {
     constexpr int64_t kBlockBytes = 256
                                     << 10;  // of input digits: leaves room for a panel in a 1 MiB L2 cache
+    constexpr int64_t kBlockPixels = 4096;  // the list of pixels stays in the cache as well
     const int64_t row = row_bytes_ * input_split_.count;
     const int64_t threads = num_threads();
     const int64_t image = std::max<int64_t>(1, row * p_.rows.in);
-    images_ = std::clamp<int64_t>(kBlockBytes / image, 1, p_.batch);
+    const int64_t pixels = p_.rows.out * p_.cols.out;
+    images_ = std::clamp<int64_t>(std::min(kBlockBytes / image, kBlockPixels / pixels), 1, p_.batch);
     block_rows_ = p_.rows.out;
     if (image > kBlockBytes) {
       const int64_t rows_in = std::max<int64_t>(1, kBlockBytes / row);
@@ -307,20 +317,25 @@ class Gather {
     Workspace workspace;
     const Block block = block_at(index);
     const BlockInput input = prepare_input(block, workspace);
-    auto* pixels = workspace.take<Pixel>((block.last_image - block.first_image) *
-                                         (block.last_row - block.first_row) * p_.cols.out);
-    auto* class_ends = workspace.take<int64_t>(class_count_);
-    list_pixels(block, input, pixels, class_ends);
-    const double* sums = needs_sums_ ? sum_pixels(block, input, pixels, class_ends, workspace) : nullptr;
+    const bool whole = shared_list_.count > 0 && block.last_image - block.first_image == images_;
+    const PixelList list = whole ? shared_list_ : list_pixels(block, input, workspace);
+    const double* sums = needs_sums_ ? sum_pixels(block, input, list, workspace) : nullptr;
     const int64_t first = panel_count_ * split / splits_;
     const int64_t last = panel_count_ * (split + 1) / splits_;
     for (int64_t panel = first; panel < last; ++panel) {
-      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, pixels, class_ends, sums,
-                panels_[panel]);
+      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums, panels_[panel]);
     }
   }
 
-  BlockInput prepare_input(const Block& block, Workspace& workspace) const {
+  /// Blocks of whole images share one list of pixels.
+  void list_shared_pixels() {
+    if (row_blocks_ > 1) return;
+    const Block block = block_at(0);
+    shared_list_ = list_pixels(block, input_rows(block), workspace_);
+  }
+
+  /// The input rows that a block reads, and the strides of its digits.
+  BlockInput input_rows(const Block& block) const {
     BlockInput input;
     int64_t first = p_.rows.in;
     int64_t last = 0;
@@ -334,14 +349,18 @@ class Gather {
     input.rows = last - input.first_row;
     input.row_bytes = row_bytes_;
     input.pixel_bytes = pixel_bytes_;
+    input.image_bytes = in_place_ ? p_.image_stride : input.rows * row_bytes_;
+    return input;
+  }
+
+  BlockInput prepare_input(const Block& block, Workspace& workspace) const {
+    BlockInput input = input_rows(block);
     if (in_place_) {
-      input.image_bytes = p_.image_stride;
       input.digits = static_cast<const uint8_t*>(p_.input.codes) + p_.input_first +
                      block.first_image * p_.image_stride + input.first_row * p_.row_stride;
       return input;
     }
     const int64_t images = block.last_image - block.first_image;
-    input.image_bytes = input.rows * row_bytes_;
     input.plane = images * input.image_bytes;
     auto* digits = workspace.take<uint8_t>(input.plane * input_split_.count);
     for (int64_t n = 0; n < images; ++n)
@@ -367,50 +386,52 @@ class Gather {
     }
   }
 
-  /// Pixels by class, within a class in memory order.
-  void list_pixels(const Block& block, const BlockInput& input, Pixel* pixels, int64_t* class_ends) const {
+  PixelList list_pixels(const Block& block, const BlockInput& input, Workspace& workspace) const {
     const int64_t images = block.last_image - block.first_image;
-    Pixel* next = pixels;
+    PixelList list;
+    const int64_t count = images * (block.last_row - block.first_row) * p_.cols.out;
+    list.pixels = workspace.take<Pixel>(count);
+    list.sources = needs_sums_ ? workspace.take<int32_t>(count) : nullptr;
+    list.class_ends = workspace.take<int64_t>(class_count_);
     for (int64_t i = 0; i < class_count_; ++i) {
       for (int64_t n = 0; n < images; ++n) {
         for (int64_t o = block.first_row; o < block.last_row; ++o) {
           if (p_.rows.class_of[static_cast<size_t>(o)] != i / col_classes_) continue;
           const int64_t row = p_.rows.spans[static_cast<size_t>(o)].input - input.first_row;
-          Pixel first{static_cast<int32_t>(n * input.image_bytes + row * input.row_bytes),
-                      static_cast<int32_t>((n * input.rows + row) * p_.cols.in),
-                      static_cast<int32_t>((n * p_.rows.out + o) * p_.cols.out), static_cast<int32_t>(n)};
-          if (classes_[i].segment_count == 0) first.input = first.source = 0;
-          next = list_row(i % col_classes_, first, next);
+          list_row(i, n * input.image_bytes + row * input.row_bytes, (n * input.rows + row) * p_.cols.in,
+                   (n * p_.rows.out + o) * p_.cols.out, list);
         }
       }
-      class_ends[i] = next - pixels;
+      list.class_ends[i] = list.count;
     }
+    return list;
   }
 
-  Pixel* list_row(int64_t col_class, const Pixel& first, Pixel* next) const {
+  /// The pixels of one output row that belong to a class.
+  void list_row(int64_t cls, int64_t input, int64_t source, int64_t output, PixelList& list) const {
     const TapSpan* spans = p_.cols.spans.data();
     const int32_t* class_of = p_.cols.class_of.data();
-    for (int32_t o = 0; o < p_.cols.out; ++o) {
-      if (class_of[o] != col_class) continue;
-      *next++ = {first.input + spans[o].input * static_cast<int32_t>(pixel_bytes_),
-                 first.source + spans[o].input, first.output + o, first.image};
+    const bool reads = classes_[cls].segment_count > 0;
+    for (int64_t o = 0; o < p_.cols.out; ++o) {
+      if (class_of[o] != cls % col_classes_) continue;
+      const int64_t at = reads ? input + spans[o].input * pixel_bytes_ : 0;
+      if (list.sources) list.sources[list.count] = static_cast<int32_t>(reads ? source + spans[o].input : 0);
+      list.pixels[list.count++] = {static_cast<int32_t>(at), static_cast<int32_t>(output + o)};
     }
-    return next;
   }
 
   /// Per input digit and listed pixel the sum of the digits under its taps.
-  double* sum_pixels(const Block& block, const BlockInput& input, const Pixel* pixels,
-                     const int64_t* class_ends, Workspace& workspace) const {
+  double* sum_pixels(const Block& block, const BlockInput& input, const PixelList& list,
+                     Workspace& workspace) const {
     const int64_t images = block.last_image - block.first_image;
-    const int64_t count = class_ends[class_count_ - 1];
     auto* channel_sums = workspace.take<int32_t>(images * input.rows * p_.cols.in);
-    auto* sums = workspace.take<double>(input_split_.count * count);
+    auto* sums = workspace.take<double>(input_split_.count * list.count);
     for (int d = 0; d < input_split_.count; ++d) {
       sum_channels(input, d, images, channel_sums);
       int64_t begin = 0;
-      for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
-        for (int64_t j = begin; j < class_ends[i]; ++j) {
-          sums[d * count + j] = sum_taps(channel_sums + pixels[j].source, i);
+      for (int64_t i = 0; i < class_count_; begin = list.class_ends[i++]) {
+        for (int64_t j = begin; j < list.class_ends[i]; ++j) {
+          sums[d * list.count + j] = sum_taps(channel_sums + list.sources[j], i);
         }
       }
     }
@@ -444,21 +465,24 @@ class Gather {
 
   template <int kVectors>
   void run_panel(std::integral_constant<int, kVectors>, const Block& block, const BlockInput& input,
-                 const Pixel* pixels, const int64_t* class_ends, const double* sums,
-                 const PanelSpan& panel) const {
+                 const PixelList& list, const double* sums, const PanelSpan& panel) const {
     if constexpr (kVectors > 1) {
       if (panel.lanes != kVectors * Isa::kWidth) {
-        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, pixels, class_ends, sums, panel);
+        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, list, sums, panel);
         return;
       }
     }
     constexpr int kRows = Isa::kRows[kVectors];
     int64_t begin = 0;
-    for (int64_t i = 0; i < class_count_; begin = class_ends[i++]) {
-      const Tile tile{block, input, classes_[i], i, panel, class_ends[class_count_ - 1]};
-      for (int64_t j = begin; j < class_ends[i]; j += kRows) {
-        const int64_t rows = std::min<int64_t>(kRows, class_ends[i] - j);
-        run_tile<kRows, kVectors>(tile, pixels + j, rows, sums ? sums + j : nullptr);
+    const int64_t first = block.first_image * p_.rows.out * p_.cols.out;
+    const bool plain = !bias_ && panel.columns == kVectors * Isa::kWidth;
+    for (int64_t i = 0; i < class_count_; begin = list.class_ends[i++]) {
+      const Tile tile{
+          block, input,      classes_[i], i,
+          panel, list.count, plain,       p_.output_first + first * p_.output_stride + panel.begin};
+      for (int64_t j = begin; j < list.class_ends[i]; j += kRows) {
+        const int64_t rows = std::min<int64_t>(kRows, list.class_ends[i] - j);
+        run_tile<kRows, kVectors>(tile, list.pixels + j, rows, sums ? sums + j : nullptr);
       }
     }
   }
@@ -471,6 +495,8 @@ class Gather {
     int64_t class_index;
     const PanelSpan& panel;
     int64_t sums_stride;  ///< of the pixel sums of the second digit
+    bool plain;           ///< whole vectors, no bias
+    int64_t output;       ///< element of the block's first pixel and the panel's first column
   };
 
   template <int kRows, int kVectors>
@@ -478,21 +504,27 @@ class Gather {
                                const double* sums) const {
     constexpr int kMiddle = (2 * kRows + 2) / 3;
     constexpr int kSmall = (kRows + 2) / 3;
-    const bool bytes = input_split_.count == 1 && weight_split_.count == 1 && !needs_sums_;
     if (!fast_) {
       if (wide_) {
         exact_tile<kRows, kVectors, int64_t>(tile, pixels, count, sums);
       } else {
         exact_tile<kRows, kVectors, double>(tile, pixels, count, sums);
       }
-    } else if (!bytes) {
+    } else if (needs_sums_ || input_split_.count * weight_split_.count > 1) {
       digit_tile<kRows, kVectors>(tile, pixels, count, sums);
     } else if (count > kMiddle) {
-      byte_tile<kRows, kVectors>(tile, pixels, count);
+      const bool whole = count == kRows && tile.plain;
+      if (whole && p_.output.type == OutputType::kBFloat16) {
+        byte_tile<kRows, kVectors, uint16_t>(tile, pixels, count);
+      } else if (whole) {
+        byte_tile<kRows, kVectors, float>(tile, pixels, count);
+      } else {
+        byte_tile<kRows, kVectors, void>(tile, pixels, count);
+      }
     } else if (count > kSmall) {
-      byte_tile<kMiddle, kVectors>(tile, pixels, count);
+      byte_tile<kMiddle, kVectors, void>(tile, pixels, count);
     } else {
-      byte_tile<kSmall, kVectors>(tile, pixels, count);
+      byte_tile<kSmall, kVectors, void>(tile, pixels, count);
     }
   }
 
@@ -505,12 +537,12 @@ class Gather {
   }
 
   int64_t output_index(const Tile& tile, const Pixel& pixel) const {
-    const int64_t first = tile.block.first_image * p_.rows.out * p_.cols.out;
-    return p_.output_first + (first + pixel.output) * p_.output_stride + tile.panel.begin;
+    return tile.output + pixel.output * p_.output_stride;
   }
 
   /// One digit each, no sums over the pixel needed: float(S) * scale (+ bias) straight from the registers.
-  template <int kRows, int kVectors>
+  /// `Out` is the output's type where all rows and columns are real and there is no bias, else void.
+  template <int kRows, int kVectors, class Out>
   __attribute__((noinline)) void byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
     const uint8_t* rows[kRows];
     find_rows<kRows>(tile, 0, pixels, count, rows);
@@ -526,11 +558,21 @@ class Gather {
                                         tile.cls.segment_count, sums);
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
-      if (i >= count) continue;
       typename Isa::Float values[kVectors];
+      if constexpr (std::is_void_v<Out>) {
+        if (i >= count) continue;
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) values[j] = Isa::to_float(sums[i][j]);
-      store_row<kVectors>(values, output_index(tile, pixels[i]), tile.panel);
+        for (int j = 0; j < kVectors; ++j) values[j] = Isa::to_float(sums[i][j]);
+        store_row<kVectors>(values, output_index(tile, pixels[i]), tile.panel);
+      } else {
+        const float* scales = scales_ + tile.panel.begin;
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) {
+          values[j] = Isa::multiply(Isa::to_float(sums[i][j]), Isa::load(scales + j * Isa::kWidth));
+        }
+        store_values<kVectors>(static_cast<Out*>(p_.output.data) + output_index(tile, pixels[i]), values,
+                               kVectors * Isa::kWidth);
+      }
     }
   }
 
@@ -642,7 +684,7 @@ class Gather {
       const double low = pixel_sums[i];
       const double high = input_split_.count == 2 ? pixel_sums[tile.sums_stride + i] : 0.0;
       finish_row(tile, total + i * kLanes, low + 256.0 * high, output_index(tile, pixels[i]),
-                 tile.block.first_image + pixels[i].image);
+                 tile.block.first_image + pixels[i].output / (p_.rows.out * p_.cols.out));
     }
   }
 
@@ -712,6 +754,7 @@ class Gather {
 
   const GatherProblem& p_;
   Workspace workspace_;
+  PixelList shared_list_;
   DigitSplit input_split_, weight_split_;
   bool fast_ = false, needs_sums_ = false, wide_ = false, in_place_ = false;
   int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0, panel_count_ = 0, padded_columns_ = 0, digit_groups_ = 0;

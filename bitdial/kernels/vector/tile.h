@@ -63,6 +63,13 @@ BITDIAL_INLINE void multiply_tile(const uint8_t* const* rows, const int8_t* pane
       }
     }
   }
+  // Ends the sums' live ranges here: else GCC 12 spills them inside the loop to make room for what follows
+  // it.
+#pragma GCC unroll 32
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) __asm__ volatile("" : "+v"(sums[i][j]));
+  }
 }
 
 /// A panel covers `lanes` output columns from `begin` on; the last ones may be padding.
