@@ -37,6 +37,12 @@ std::shared_ptr<LayerBinding> find_layer(const at::Tensor& weight) {
   return found->second->shared_from_this();
 }
 
+// Not a view of the weight in another shape.
+std::shared_ptr<LayerBinding> find_convolution(const at::Tensor& weight) {
+  auto layer = find_layer(weight);
+  return layer != nullptr && layer->weight().sizes() == weight.sizes() ? layer : nullptr;
+}
+
 bool is_training(const LayerBinding& layer) {
   const auto module = layer.module();
   return module != nullptr && module->is_training();

@@ -31,7 +31,12 @@ class Probe : public TensorProbe {
     for (const auto& [known, sum] : quantized_) {
       if (known == std::pair(word_length, exponent)) return sum;
     }
-    const double sum = ops::quantized_abs_sum(x_, word_length, exponent);
+    double sum = 0.0;
+    if (abs_sum_) {
+      sum = ops::quantized_abs_sum(x_, word_length, exponent);
+    } else {
+      std::tie(abs_sum_.emplace(), sum) = ops::abs_sums(x_, word_length, exponent);
+    }
     quantized_.push_back({{word_length, exponent}, sum});
     return sum;
   }

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -159,6 +160,7 @@ variable_list forbid_double_backward(variable_list gradients, const char* operat
 struct Call : torch::CustomClassHolder {
   Problem problem;
   Needed needed;
+  bool has_bias = false;
   std::shared_ptr<Operands> operands;
   QuantizedTensor x_wtgrad;  // without codes
   QuantizedTensor w_bprop;   // without codes
@@ -180,8 +182,9 @@ at::Tensor forward_pass(Call& call, const at::Tensor& x, const at::Tensor& weigh
 class QuantizedGemms : public torch::autograd::Function<QuantizedGemms> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, const c10::intrusive_ptr<Call>& call) {
-    at::Tensor y = forward_pass(*call, x, weight, bias);
+                            const std::optional<at::Tensor>& bias, const c10::intrusive_ptr<Call>& call) {
+    call->has_bias = bias.has_value();
+    at::Tensor y = forward_pass(*call, x, weight, bias.value_or(at::Tensor()));
     ctx->save_for_backward({take_codes(call->x_wtgrad), take_codes(call->w_bprop)});
     ctx->saved_data["call"] = at::IValue::make_capsule(call);
     return y;
@@ -214,7 +217,8 @@ class QuantizedGemms : public torch::autograd::Function<QuantizedGemms> {
       if (needed.input) gradients[0] = bprop(p, operands.bprop, with_codes(call.w_bprop, saved[1]));
       if (needed.weight) gradients[1] = wtgrad(p, with_codes(call.x_wtgrad, saved[0]), operands.wtgrad);
     }
-    if (ctx->needs_input_grad(2)) gradients[2] = channel_sums(p, p.dtype == at::kDouble ? gradient : dy);
+    if (call.has_bias && ctx->needs_input_grad(2))
+      gradients[2] = channel_sums(p, p.dtype == at::kDouble ? gradient : dy);
     return gradients;
   }
 
@@ -236,7 +240,8 @@ at::Tensor run(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
     const at::NoGradGuard no_grad;
     return forward_pass(*call, x, weight, bias);
   }
-  return QuantizedGemms::apply(x, weight, bias, call);
+  // Autograd looks into every tensor that it is given: an undefined one must not be among them.
+  return QuantizedGemms::apply(x, weight, bias.defined() ? std::optional(bias) : std::nullopt, call);
 }
 
 std::string shape_text(const at::Tensor& x) { return fmt::format("[{}]", fmt::join(x.sizes(), ", ")); }

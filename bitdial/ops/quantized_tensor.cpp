@@ -132,6 +132,16 @@ double quantized_abs_sum(const at::Tensor& tensor, int word_length, int exponent
   });
 }
 
+std::pair<double, double> abs_sums(const at::Tensor& tensor, int word_length, int exponent) {
+  const at::Tensor x = as_readable(tensor);
+  if (!on_kernels(x)) return {generic::abs_sum(x), generic::quantized_abs_sum(x, word_length, exponent)};
+  const kernels::Grid grid{.word_length = word_length, .exponent = exponent};
+  const kernels::AbsSums sums = with_data(x, [&](const auto* data) {
+    return kernels::abs_sums(data, x.numel(), {&grid, 1});
+  });
+  return {sums.data, sums.grids[0]};
+}
+
 QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics) {
   const at::Tensor x = as_readable(tensor);
@@ -256,11 +266,13 @@ at::Tensor quantize(const at::Tensor& x, const Format& format, std::span<const Q
 
 at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype) {
   if (!x.has_codes()) return x.codes.to(dtype);
-  at::Tensor codes = x.codes.to(at::kDouble);
-  if (container(x.format) == Container::kUInt16) codes = codes.add(codes.lt(0).to(at::kDouble).mul(65536));
-  return codes.sub(column(x.params, &QuantParams::zero_code, codes, at::kDouble))
-      .mul_(column(x.params, &QuantParams::scale, codes, at::kDouble))
-      .add_(column(x.params, &QuantParams::offset, codes, at::kDouble))
+  // float32 takes the two operations of core/quantizer.h.
+  const auto compute = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  at::Tensor codes = x.codes.to(compute);
+  if (container(x.format) == Container::kUInt16) codes = codes.add(codes.lt(0).to(compute).mul(65536));
+  return codes.sub(column(x.params, &QuantParams::zero_code, codes, compute))
+      .mul_(column(x.params, &QuantParams::scale, codes, compute))
+      .add_(column(x.params, &QuantParams::offset, codes, compute))
       .to(dtype);
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "bitdial/core/format.h"
@@ -37,6 +38,8 @@ std::vector<QuantParams> choose_params(const Format& format, std::span<const Ran
 
 double abs_sum(const at::Tensor& x);
 double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent);
+/// abs_sum and quantized_abs_sum in one pass.
+std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, int exponent);
 
 /// Quantises a dense tensor, as float32. `format` must not be float. Random bits are drawn by logical index,
 /// so the memory order does not change a value. On the CPU this is kernels::quantize; on other devices
