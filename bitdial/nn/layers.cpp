@@ -34,6 +34,20 @@ Padded pad(const torch::Tensor& x, const Mode& mode, const std::vector<int64_t>&
   return {F::pad(x, padding), {0, 0}};
 }
 
+// Left, right, top, bottom. Not torch's _reversed_padding_repeated_twice, which has "same" in the wrong
+// order.
+std::vector<int64_t> padding_of(const torch::nn::detail::ConvNdOptions<2>& options) {
+  if (const auto* explicit_padding = std::get_if<torch::ExpandingArray<2>>(&options.padding())) {
+    const auto [rows, columns] = pair(*explicit_padding);
+    return {columns, columns, rows, rows};
+  }
+  if (std::holds_alternative<torch::enumtype::kValid>(options.padding())) return {0, 0, 0, 0};
+  const auto [kernel_rows, kernel_columns] = pair(options.kernel_size());
+  const auto [dilation_rows, dilation_columns] = pair(options.dilation());
+  const int64_t rows = dilation_rows * (kernel_rows - 1), columns = dilation_columns * (kernel_columns - 1);
+  return {columns / 2, columns - columns / 2, rows / 2, rows - rows / 2};
+}
+
 template <class Layer>
 std::shared_ptr<torch::nn::Module> finish_clone(const Layer& from, std::shared_ptr<Layer> copy,
                                                 const std::optional<torch::Device>& device) {
@@ -68,7 +82,7 @@ Conv2dImpl::Conv2dImpl(torch::nn::Conv2dOptions options) : torch::nn::Conv2dImpl
 
 torch::Tensor Conv2dImpl::forward(const torch::Tensor& x) {
   if (!binding_ || !binding_->is_active()) return torch::nn::Conv2dImpl::forward(x);
-  const Padded padded = pad(x, options.padding_mode(), _reversed_padding_repeated_twice);
+  const Padded padded = pad(x, options.padding_mode(), padding_of(options));
   const ops::ConvOptions conv{.stride = pair(options.stride()),
                               .padding = padded.padding,
                               .dilation = pair(options.dilation()),
