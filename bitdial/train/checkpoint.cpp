@@ -16,6 +16,7 @@ nlohmann::json to_json(const Progress& progress) {
           {"loss_sum", progress.loss_sum},
           {"correct", progress.correct},
           {"images", progress.images},
+          {"learning_rate", progress.learning_rate},
           {"best_accuracy", progress.best_accuracy},
           {"best_epoch", progress.best_epoch},
           {"seconds", progress.seconds},
@@ -30,6 +31,7 @@ Progress progress_from(const nlohmann::json& json) {
   json.at("loss_sum").get_to(progress.loss_sum);
   json.at("correct").get_to(progress.correct);
   json.at("images").get_to(progress.images);
+  json.at("learning_rate").get_to(progress.learning_rate);
   json.at("best_accuracy").get_to(progress.best_accuracy);
   json.at("best_epoch").get_to(progress.best_epoch);
   json.at("seconds").get_to(progress.seconds);

@@ -24,6 +24,8 @@ struct Progress {
   int64_t correct = 0;
   int64_t images = 0;
 
+  double learning_rate = 0.0;  ///< of the last step
+
   double best_accuracy = -1.0;  ///< on the test split; negative before the first evaluation
   int64_t best_epoch = -1;
   double seconds = 0.0;  ///< spent training and evaluating

@@ -40,12 +40,17 @@ constexpr std::array<StorageName, 10> kStorages{{{"BoolStorage", DType::kBool},
 using ReadArchive = std::unique_ptr<archive, decltype(&archive_read_free)>;
 using WriteArchive = std::unique_ptr<archive, decltype(&archive_write_free)>;
 
+std::string reason(archive* handle) {
+  const char* text = archive_error_string(handle);
+  return text ? text : "truncated or damaged";
+}
+
 /// All entries by their name inside the archive's one top folder: "data.pkl", "data/0".
 Entries read_entries(const std::filesystem::path& path) {
   const ReadArchive handle(archive_read_new(), archive_read_free);
   archive_read_support_format_zip_seekable(handle.get());
   require(archive_read_open_filename(handle.get(), path.c_str(), size_t{1} << 20) == ARCHIVE_OK, kOperation,
-          "cannot read {}: {}", path.string(), archive_error_string(handle.get()));
+          "cannot read {}: {}", path.string(), reason(handle.get()));
   Entries entries;
   archive_entry* entry = nullptr;
   int status = 0;
@@ -57,12 +62,11 @@ Entries read_entries(const std::filesystem::path& path) {
     while ((count = archive_read_data(handle.get(), chunk.data(), chunk.size())) > 0) {
       content.insert(content.end(), chunk.begin(), chunk.begin() + count);
     }
-    require(count == 0, kOperation, "{} is damaged at \"{}\": {}", path.string(), name,
-            archive_error_string(handle.get()));
+    require(count == 0, kOperation, "{} is damaged at \"{}\": {}", path.string(), name, reason(handle.get()));
     entries.insert_or_assign(name.substr(name.find('/') + 1), std::move(content));
   }
   require(status == ARCHIVE_EOF, kOperation, "{} is not a complete zip archive: {}", path.string(),
-          archive_error_string(handle.get()));
+          reason(handle.get()));
   return entries;
 }
 
@@ -176,7 +180,7 @@ void add_entry(archive* handle, const std::string& name, std::span<const std::by
   const bool written =
       archive_write_header(handle, entry.get()) == ARCHIVE_OK &&
       archive_write_data(handle, content.data(), content.size()) == static_cast<la_ssize_t>(content.size());
-  require(written, kOperation, "cannot write \"{}\": {}", name, archive_error_string(handle));
+  require(written, kOperation, "cannot write \"{}\": {}", name, reason(handle));
 }
 
 void add_entry(archive* handle, const std::string& name, std::string_view content) {
@@ -267,7 +271,7 @@ void write_state_dict(const std::filesystem::path& path, const TensorFile& file)
     }
     add_entry(handle.get(), "version", "3\n");
     require(archive_write_close(handle.get()) == ARCHIVE_OK, kOperation, "cannot write {}: {}", path.string(),
-            archive_error_string(handle.get()));
+            reason(handle.get()));
   }
   const std::span<const std::byte> part = bytes;
   write_atomically(path, {&part, 1});

@@ -37,6 +37,18 @@ struct StepOutcome {
 /// "layer1.0.conv1.weight" -> "layer1.0.conv1"
 std::string layer_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
+/// Says in an error at which step it happened.
+template <class Action>
+auto at_step(const StepInfo& info, Action&& action) {
+  try {
+    return action();
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    if (text.starts_with("[train]")) throw;
+    fail("train", "step {}: {}", info.step, text);
+  }
+}
+
 class Trainer {
  public:
   Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options);
@@ -85,7 +97,6 @@ class Trainer {
 
   Progress progress_;
   bool stop_after_epoch_ = false;  ///< the policy asked for it
-  double last_learning_rate_ = 0.0;
   double last_train_loss_ = 0.0;
   std::optional<Evaluation> last_evaluation_;
 
@@ -225,7 +236,7 @@ void Trainer::check_gradients(const StepInfo& info) {
 
 StepOutcome Trainer::run_step(data::Batch& batch) {
   StepInfo info = step_info();
-  try {
+  return at_step(info, [&] {
     optimizer_->zero_grad();
     StepOutcome outcome = accumulate_gradients(tensors_of(batch, train_data_->shape()), info);
     check_gradients(info);
@@ -233,11 +244,7 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
     optimizer_->step(outcome.learning_rate);
     session_->end_step(info, {outcome.loss, outcome.learning_rate});
     return outcome;
-  } catch (const Error& error) {
-    const std::string text = error.what();
-    if (text.starts_with("[train]")) throw;
-    fail("train", "step {}: {}", info.step, text);
-  }
+  });
 }
 
 bool Trainer::evaluates(int64_t epoch) const {
@@ -305,7 +312,7 @@ void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, double seco
     summary.test_loss = line.loss = evaluation->loss;
     summary.test_accuracy = line.accuracy = evaluation->accuracy;
   }
-  line.lr = last_learning_rate_;
+  line.lr = progress_.learning_rate;
   line.images_per_s = summary.state.images_per_s;
   line.bits_w = summary.state.bits_w;
   line.bits_a = summary.state.bits_a;
@@ -354,7 +361,7 @@ Trainer::Outcome Trainer::run_steps() {
     progress_.loss_sum += outcome.loss * static_cast<double>(outcome.images);
     progress_.correct += outcome.correct;
     progress_.images += outcome.images;
-    last_learning_rate_ = outcome.learning_rate;
+    progress_.learning_rate = outcome.learning_rate;
     step_images_ += outcome.images;
     step_seconds_ += seconds_since(start);  // waiting for data included
     log_step(outcome);
@@ -370,7 +377,8 @@ Trainer::Outcome Trainer::finish_epoch() {
   std::optional<Evaluation> evaluation;
   if (evaluates(progress_.epoch)) {
     const auto start = Clock::now();
-    evaluation = evaluate(*network_, &*session_, test_loader_, options_.stop);
+    evaluation =
+        at_step(step_info(), [&] { return evaluate(*network_, &*session_, test_loader_, options_.stop); });
     if (!evaluation) return Outcome::kStopped;
     if (!std::isfinite(evaluation->loss)) explain_non_finite_evaluation();
     evaluation_seconds_ = seconds_since(start);

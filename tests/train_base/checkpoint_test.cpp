@@ -32,7 +32,7 @@ TEST_F(CheckpointTest, StoresEveryNumberExactly) {
   written.classes = 10;
   written.in_channels = 3;
   written.image_size = 32;
-  written.progress = {2, 5, 17, 0.1 + 0.2, 33, 640, 1.0 / 3.0, 1, 12.5, true};
+  written.progress = {2, 5, 17, 0.1 + 0.2, 33, 640, 0.7, 1.0 / 3.0, 1, 12.5, true};
   written.schedule = {{"best", 1e-300}};
   written.session = {{"scale", 0x1.fffffep-3F}};
   written.logs = {{"metrics", 12}};
@@ -46,6 +46,7 @@ TEST_F(CheckpointTest, StoresEveryNumberExactly) {
   EXPECT_EQ(read.model, "lenet5");
   EXPECT_EQ(read.progress.loss_sum, 0.1 + 0.2);
   EXPECT_EQ(read.progress.best_accuracy, 1.0 / 3.0);
+  EXPECT_EQ(read.progress.learning_rate, 0.7);
   EXPECT_EQ(read.progress.batch, 5);
   EXPECT_TRUE(read.progress.finished);
   EXPECT_EQ(read.schedule, written.schedule);
