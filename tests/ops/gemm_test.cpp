@@ -15,6 +15,13 @@ using torch::Tensor;
 
 constexpr double kHalfUlp = 0x1p-24;
 
+// The problems are tiny: threads that wait for each other would take most of the time.
+class OneThread : public ::testing::Environment {
+  // LibTorch sets the number once more when it first runs in parallel, unless it was told itself.
+  void SetUp() override { at::set_num_threads(1); }
+};
+const auto* const one_thread = ::testing::AddGlobalTestEnvironment(new OneThread);
+
 Format format(ScaleRule rule, int bits, int fraction = 0) {
   return {.rule = rule, .word_length = bits, .fraction_length = fraction};
 }
