@@ -7,7 +7,7 @@
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
-#include "bitdial/kernels/vector/transpose.h"
+#include "bitdial/kernels/vector/weight_panels.h"
 #include "bitdial/kernels/workspace.h"
 
 // FPROP and BPROP: every output pixel gathers its valid taps of the input (indirection, no im2col). Pixels of
@@ -45,11 +45,17 @@ struct BlockInput {
 template <class Isa>
 class Gather {
  public:
-  explicit Gather(const GatherProblem& problem) : p_(problem) {}
+  explicit Gather(const GatherProblem& problem)
+      : p_(problem),
+        panels_(problem, workspace_),
+        input_split_(unsigned_digits(problem.input.type)),
+        weight_split_(panels_.split()),
+        panel_count_(panels_.count()),
+        padded_columns_(panels_.padded_columns()) {}
 
   void run() {
     plan();
-    run_tasks(panel_count_, [this](int64_t panel) { pack_panel(panel); });
+    run_tasks(panel_count_, [this](int64_t panel) { panels_.pack(panel); });
     sum_classes();
     partition();
     list_shared_pixels();
@@ -63,21 +69,12 @@ class Gather {
     int64_t products = 0;
   };
 
-  // ---- planning
-  // -------------------------------------------------------------------------------------------------
+  // ---- planning ----
 
   void plan() {
-    input_split_ = unsigned_digits(p_.input.type);
-    weight_split_ = signed_digits(p_.weight.type);
     quads_ = (p_.channels + 3) / 4;
     tap_rows_ = static_cast<int64_t>(p_.rows.order.size());
     tap_cols_ = static_cast<int64_t>(p_.cols.order.size());
-    panels_ = workspace_.take<PanelSpan>(panel_count<Isa>(p_.columns));
-    panel_count_ = cut_panels<Isa>(p_.columns, panels_);
-    padded_columns_ = panels_[panel_count_ - 1].begin + panels_[panel_count_ - 1].lanes;
-    digit_groups_ = tap_rows_ * tap_cols_ * quads_;
-    packed_ = workspace_.take<int8_t>(digit_groups_ * 4 * padded_columns_ * weight_split_.count);
-    tap_sums_ = workspace_.take<int32_t>(tap_rows_ * tap_cols_ * padded_columns_ * weight_split_.count);
     find_segments();
     prepare_params();
   }
@@ -130,11 +127,13 @@ class Gather {
   void prepare_params() {
     scales_ = workspace_.take<float>(padded_columns_);
     weight_zeros_ = workspace_.take<double>(padded_columns_);
+    weight_params_ = workspace_.take<QuantParams>(padded_columns_);
     bias_ = p_.bias ? workspace_.take<float>(padded_columns_) : nullptr;
     bool offsets = false;
     bool uniform = true;
     for (int64_t k = 0; k < padded_columns_; ++k) {
       const QuantParams params = k < p_.columns ? p_.weight_params(k) : QuantParams{};
+      weight_params_[k] = params;
       scales_[k] = p_.input.params[0].scale * params.scale;
       weight_zeros_[k] = k < p_.columns ? static_cast<double>(weight_split_.zero + params.zero_code) : 0.0;
       uniform &= k >= p_.columns || weight_zeros_[k] == weight_zeros_[0];
@@ -165,92 +164,11 @@ class Gather {
     return largest_a < 1 << 16 && largest_b < 1 << 16 && products <= kLargest / (largest_a * largest_b);
   }
 
-  // ---- weights
-  // --------------------------------------------------------------------------------------------------
-
-  int64_t panel_bytes(const PanelSpan& panel) const { return digit_groups_ * 4 * panel.lanes; }
-
-  /// Digit d of a panel: [tap row][tap column][channel / 4][lanes][4].
-  int8_t* panel_data(const PanelSpan& panel, int digit) const {
-    return packed_ + weight_split_.count * digit_groups_ * 4 * panel.begin + digit * panel_bytes(panel);
-  }
-
-  void pack_panel(int64_t index) {
-    Workspace workspace;
-    const PanelSpan& panel = panels_[index];
-    const int64_t plane = panel.lanes * quads_ * 4;
-    auto* staged = workspace.take<uint8_t>(weight_split_.count * plane);
-    for (int64_t r = 0; r < tap_rows_; ++r) {
-      for (int64_t q = 0; q < tap_cols_; ++q) {
-        const int64_t tap = r * tap_cols_ + q;
-        const int64_t first = p_.weight_first + p_.rows.order[static_cast<size_t>(r)] * p_.weight_row +
-                              p_.cols.order[static_cast<size_t>(q)] * p_.weight_col +
-                              panel.begin * p_.weight_column;
-        for (int d = 0; d < weight_split_.count; ++d) {
-          int8_t* group = panel_data(panel, d) + tap * quads_ * 4 * panel.lanes;
-          if (p_.weight_channel == 1) {
-            if (d == 0) stage_columns(panel, first, staged, plane);
-            interleave_columns(staged + d * plane, panel, group);
-          } else {
-            if (d == 0) stage_channels(panel, first, staged, plane);
-            interleave_channels(staged + d * plane, panel, group);
-          }
-          sum_tap(group, panel,
-                  tap_sums_ + (d * tap_rows_ * tap_cols_ + tap) * padded_columns_ + panel.begin);
-        }
-      }
-    }
-  }
-
-  /// staged[lane][4 * quads]: a column's channels.
-  void stage_columns(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
-    std::memset(staged, 0, static_cast<size_t>(weight_split_.count * plane));
-    for (int64_t k = 0; k < panel.columns; ++k) {
-      split_digits<Isa>(weight_split_, p_.weight.codes, first + k * p_.weight_column, p_.channels,
-                        staged + k * quads_ * 4, plane);
-    }
-  }
-
-  void interleave_columns(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
-    for (int64_t c = 0; c < quads_; ++c) {
-      for (int64_t k = 0; k < panel.lanes; ++k)
-        std::memcpy(group + (c * panel.lanes + k) * 4, staged + (k * quads_ + c) * 4, 4);
-    }
-  }
-
-  /// staged[channel][lanes]: a channel's columns.
-  void stage_channels(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
-    std::memset(staged, 0, static_cast<size_t>(weight_split_.count * plane));
-    for (int64_t c = 0; c < p_.channels; ++c) {
-      split_digits<Isa>(weight_split_, p_.weight.codes, first + c * p_.weight_channel, panel.columns,
-                        staged + c * panel.lanes, plane);
-    }
-  }
-
-  void interleave_channels(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
-    for (int64_t c = 0; c < quads_; ++c) {
-      const uint8_t* source = staged + 4 * c * panel.lanes;
-      const uint8_t* rows[4] = {source, source + panel.lanes, source + 2 * panel.lanes,
-                                source + 3 * panel.lanes};
-      interleave_4_rows(rows, 0, panel.lanes, group + 4 * c * panel.lanes);
-    }
-  }
-
-  void sum_tap(const int8_t* group, const PanelSpan& panel, int32_t* sums) const {
-    constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
-    const typename Isa::Quad ones = Isa::broadcast(kOnes);
-    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
-      typename Isa::Sum sum = Isa::zero();
-      for (int64_t c = 0; c < quads_; ++c)
-        sum = Isa::dot(sum, ones, Isa::load_panel(group + (c * panel.lanes + k) * 4));
-      Isa::store(sums + k, sum);
-    }
-  }
+  // ---- sums of weights ----
 
   /// Per weight digit, border class and column: the sum of the weights under the class's taps; for the fast
   /// path, what the sums of each pair of digits start from.
   void sum_classes() {
-    const int64_t taps = tap_rows_ * tap_cols_;
     const int64_t size = class_count_ * padded_columns_;
     class_sums_ = workspace_.take<double>(weight_split_.count * size);
     starts_ = workspace_.take<int32_t>(input_split_.count * weight_split_.count * size);
@@ -262,7 +180,7 @@ class Gather {
         std::fill_n(sums, padded_columns_, 0.0);
         for (int64_t r = rows.first; r < rows.last; ++r) {
           for (int64_t q = cols.first; q < cols.last; ++q) {
-            const int32_t* tap = tap_sums_ + (b * taps + r * tap_cols_ + q) * padded_columns_;
+            const int32_t* tap = panels_.tap_sums(b, r, q);
             for (int64_t k = 0; k < padded_columns_; ++k) sums[k] += tap[k];
           }
         }
@@ -284,13 +202,11 @@ class Gather {
     return starts_ + ((a * weight_split_.count + b) * class_count_ + cls) * padded_columns_;
   }
 
-  // ---- blocks
-  // ---------------------------------------------------------------------------------------------------
+  // ---- blocks ----
 
   void partition() {
-    constexpr int64_t kBlockBytes = 256
-                                    << 10;  // of input digits: leaves room for a panel in a 1 MiB L2 cache
-    constexpr int64_t kBlockPixels = 4096;  // the list of pixels stays in the cache as well
+    constexpr int64_t kBlockBytes = 1 << 18;  // of input digits: a panel fits beside them in a 1 MiB L2 cache
+    constexpr int64_t kBlockPixels = 4096;    // their list stays in the cache as well
     const int64_t row = row_bytes_ * input_split_.count;
     const int64_t threads = num_threads();
     const int64_t image = std::max<int64_t>(1, row * p_.rows.in);
@@ -323,7 +239,8 @@ class Gather {
     const int64_t first = panel_count_ * split / splits_;
     const int64_t last = panel_count_ * (split + 1) / splits_;
     for (int64_t panel = first; panel < last; ++panel) {
-      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums, panels_[panel]);
+      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums,
+                panels_.span(panel));
     }
   }
 
@@ -376,13 +293,29 @@ class Gather {
       return;
     }
     for (int64_t h = 0; h < input.rows; ++h) {
+      const int64_t row = first + h * p_.row_stride;
+      if (input_split_.count == 1 && p_.channels == 3) {
+        convert_triples(row, digits + h * row_bytes_);
+        continue;
+      }
       for (int64_t w = 0; w < p_.cols.in; ++w) {
         uint8_t* pixel = digits + h * row_bytes_ + w * pixel_bytes_;
-        for (int d = 0; d < input_split_.count; ++d)
+        for (int d = 0; d < input_split_.count; ++d) {
           std::memset(pixel + d * input.plane + pixel_bytes_ - 4, 0, 4);
-        split_digits<Isa>(input_split_, p_.input.codes, first + h * p_.row_stride + w * p_.column_stride,
-                          p_.channels, pixel, input.plane);
+        }
+        split_digits<Isa>(input_split_, p_.input.codes, row + w * p_.column_stride, p_.channels, pixel,
+                          input.plane);
       }
+    }
+  }
+
+  /// A row of images with three channels, the input of most networks.
+  void convert_triples(int64_t first, uint8_t* digits) const {
+    const uint8_t* codes = static_cast<const uint8_t*>(p_.input.codes) + first;
+    const uint8_t flip = input_split_.flip[0];
+    for (int64_t w = 0; w < p_.cols.in; ++w, codes += p_.column_stride, digits += 4) {
+      for (int c = 0; c < 3; ++c) digits[c] = static_cast<uint8_t>(codes[c] ^ flip);
+      digits[3] = 0;
     }
   }
 
@@ -460,8 +393,7 @@ class Gather {
     return static_cast<double>(sum);
   }
 
-  // ---- tiles
-  // ----------------------------------------------------------------------------------------------------
+  // ---- tiles ----
 
   template <int kVectors>
   void run_panel(std::integral_constant<int, kVectors>, const Block& block, const BlockInput& input,
@@ -546,6 +478,15 @@ class Gather {
   __attribute__((noinline)) void byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
     const uint8_t* rows[kRows];
     find_rows<kRows>(tile, 0, pixels, count, rows);
+    if constexpr (!std::is_void_v<Out>) {
+      // The output's cache lines arrive while the products are computed.
+      for (int i = 0; i < kRows; ++i) {
+        const Out* row = static_cast<const Out*>(p_.output.data) + output_index(tile, pixels[i]);
+        for (int64_t j = 0; j < kVectors * Isa::kWidth; j += 64 / static_cast<int64_t>(sizeof(Out))) {
+          __builtin_prefetch(row + j, 1);
+        }
+      }
+    }
     typename Isa::Sum sums[kRows][kVectors];
     const int32_t* starts = starts_at(tile.class_index, 0, 0) + tile.panel.begin;
 #pragma GCC unroll 4
@@ -554,7 +495,7 @@ class Gather {
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) sums[i][j] = start;
     }
-    multiply_tile<Isa, kRows, kVectors>(rows, panel_data(tile.panel, 0), tile.cls.segments,
+    multiply_tile<Isa, kRows, kVectors>(rows, panels_.data(tile.panel, 0), tile.cls.segments,
                                         tile.cls.segment_count, sums);
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
@@ -592,7 +533,7 @@ class Gather {
                                            static_cast<int64_t>(pixel_sums[a * tile.sums_stride + i]));
         }
         multiply_part<kRows, kVectors>(
-            rows, panel_data(tile.panel, b), tile.cls.segments, tile.cls.segment_count,
+            rows, panels_.data(tile.panel, b), tile.cls.segments, tile.cls.segment_count,
             starts_at(tile.class_index, a, b) + tile.panel.begin, shifts, parts[a * weight_split_.count + b]);
       }
     }
@@ -659,7 +600,7 @@ class Gather {
   __attribute__((noinline)) void exact_tile(const Tile& tile, const Pixel* pixels, int64_t count,
                                             const double* pixel_sums) const {
     constexpr int64_t kLanes = int64_t{kVectors} * Isa::kWidth;
-    alignas(64) static constexpr int32_t kZeros[kLanes] = {};
+    alignas(64) static constexpr int32_t kZeros[kLanes > kRows ? kLanes : kRows] = {};
     alignas(64) int32_t part[kRows * kLanes];
     alignas(64) Number total[kRows * kLanes] = {};
     const Segment* segments = tile.cls.segments;
@@ -674,8 +615,8 @@ class Gather {
           while (s < tile.cls.segment_count && 4 * (quads + segments[s].quads) <= kExactProducts) {
             quads += segments[s++].quads;
           }
-          multiply_part<kRows, kVectors>(rows, panel_data(tile.panel, b), segments + begin, s - begin, kZeros,
-                                         kZeros, part);
+          multiply_part<kRows, kVectors>(rows, panels_.data(tile.panel, b), segments + begin, s - begin,
+                                         kZeros, kZeros, part);
           for (int64_t i = 0; i < kRows * kLanes; ++i) total[i] += weight * static_cast<Number>(part[i]);
         }
       }
@@ -730,17 +671,24 @@ class Gather {
       products[k] = total[k] - zero_a * own_b[k] - zero_b * sum_a;
     }
     alignas(64) float values[kLanes] = {};
-    for (int64_t k = 0; k < panel.columns; ++k) {
-      const QuantParams& pw = p_.weight_params(panel.begin + k);
-      if (pa.offset == 0.0F && pw.offset == 0.0F) {
+    const QuantParams* weight_params = weight_params_ + panel.begin;
+    const bool all_offset = pa.offset != 0.0F;  // the common case, without a branch per column
+    for (int64_t k = 0; all_offset && k < panel.lanes; ++k) {
+      values[k] = with_offsets(pa, weight_params[k], static_cast<double>(products[k]),
+                               static_cast<double>(sum_a - count * zero_a), static_cast<double>(own_b[k]),
+                               static_cast<double>(count));
+    }
+    for (int64_t k = 0; !all_offset && k < panel.columns; ++k) {
+      const QuantParams& pw = weight_params[k];
+      if (pw.offset == 0.0F) {
         values[k] = static_cast<float>(products[k]) * (pa.scale * pw.scale);
       } else {
         values[k] = with_offsets(pa, pw, static_cast<double>(products[k]),
                                  static_cast<double>(sum_a - count * zero_a), static_cast<double>(own_b[k]),
                                  static_cast<double>(count));
       }
-      if (bias_) values[k] += bias_[panel.begin + k];
     }
+    for (int64_t k = 0; bias_ && k < panel.columns; ++k) values[k] += bias_[panel.begin + k];
     for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
       const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - k);
       if (p_.output.type == OutputType::kFloat32) {
@@ -754,20 +702,20 @@ class Gather {
 
   const GatherProblem& p_;
   Workspace workspace_;
-  PixelList shared_list_;
+  WeightPanels<Isa> panels_;
   DigitSplit input_split_, weight_split_;
+  int64_t panel_count_, padded_columns_;
+  PixelList shared_list_;
   bool fast_ = false, needs_sums_ = false, wide_ = false, in_place_ = false;
-  int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0, panel_count_ = 0, padded_columns_ = 0, digit_groups_ = 0;
+  int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0;
   int64_t col_classes_ = 0, class_count_ = 0, pixel_bytes_ = 0, row_bytes_ = 0;
   int64_t images_ = 1, block_rows_ = 1, row_blocks_ = 1, blocks_ = 1, splits_ = 1;
-  PanelSpan* panels_ = nullptr;
-  int8_t* packed_ = nullptr;
-  int32_t* tap_sums_ = nullptr;
   Class* classes_ = nullptr;
   double* class_sums_ = nullptr;
   int32_t* starts_ = nullptr;
   float* scales_ = nullptr;
   double* weight_zeros_ = nullptr;
+  QuantParams* weight_params_ = nullptr;
   int64_t input_zero_[2] = {0, 0};  ///< the zero points, digit by digit
   int64_t weight_zero_[2] = {0, 0};
   float* bias_ = nullptr;

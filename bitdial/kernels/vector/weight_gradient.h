@@ -38,8 +38,7 @@ class WeightGradient {
  private:
   static constexpr int64_t kMaxLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
 
-  // ---- planning
-  // -------------------------------------------------------------------------------------------------
+  // ---- planning ----
 
   void plan() {
     x_split_ = unsigned_digits(p_.x.type);
@@ -85,8 +84,7 @@ class WeightGradient {
     }
   }
 
-  // ---- layouts
-  // --------------------------------------------------------------------------------------------------
+  // ---- layouts ----
 
   uint8_t* x_at(int digit, int64_t block, int64_t h, int64_t w) const {
     return xt_ + digit * x_plane_ + ((block * p_.rows.in + h) * p_.cols.in + w) * p_.channels * images_;
@@ -238,8 +236,7 @@ class WeightGradient {
     }
   }
 
-  // ---- sums over the valid pixels of a tap
-  // ----------------------------------------------------------------------
+  // ---- sums over the valid pixels of a tap ----
 
   struct Tap {
     int32_t row = 0, col = 0;
@@ -275,9 +272,7 @@ class WeightGradient {
         for (int64_t block = 0; block < image_blocks_; ++block) {
           const uint8_t* x = x_at(d, block, h, w);
           for (int64_t c = 0; c < p_.channels; ++c) {
-            int32_t sum = 0;
-            for (int64_t n = 0; n < images_; ++n) sum += x[c * images_ + n];
-            sums[c] += (d == 0 ? 1.0 : 256.0) * sum;
+            sums[c] += (d == 0 ? 1.0 : 256.0) * Isa::sum_bytes(x + c * images_, images_);
           }
         }
       }
@@ -318,8 +313,7 @@ class WeightGradient {
     }
   }
 
-  // ---- products
-  // -------------------------------------------------------------------------------------------------
+  // ---- products ----
 
   /// Where the sums of a panel lie: [part][pair of digits][tap][channel][lanes]; one of the two kinds.
   struct Sums {
@@ -451,8 +445,7 @@ class WeightGradient {
     }
   }
 
-  // ---- results
-  // --------------------------------------------------------------------------------------------------
+  // ---- results ----
 
   /// One tap of a panel: adds parts and digits, takes out zero points, scales, transposes to [k][tap][c].
   void finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const {

@@ -1,0 +1,125 @@
+#pragma once
+
+#include <cstdint>
+
+#include "bitdial/kernels/vector/problems.h"
+#include "bitdial/kernels/vector/tile.h"
+#include "bitdial/kernels/vector/transpose.h"
+#include "bitdial/kernels/workspace.h"
+
+namespace bitdial::kernels::vector {
+
+/// The weights of a gathering convolution as signed digits: [panel][digit][tap row][tap column][channel /
+/// 4][lanes][4], missing channels and columns zero.
+template <class Isa>
+class WeightPanels {
+ public:
+  WeightPanels(const GatherProblem& problem, Workspace& workspace)
+      : p_(problem),
+        split_(signed_digits(problem.weight.type)),
+        quads_((problem.channels + 3) / 4),
+        tap_rows_(static_cast<int64_t>(problem.rows.order.size())),
+        tap_cols_(static_cast<int64_t>(problem.cols.order.size())),
+        taps_(tap_rows_ * tap_cols_),
+        spans_(workspace.take<PanelSpan>(panel_count<Isa>(problem.columns))),
+        count_(cut_panels<Isa>(problem.columns, spans_)),
+        padded_columns_(spans_[count_ - 1].begin + spans_[count_ - 1].lanes),
+        packed_(workspace.take<int8_t>(taps_ * quads_ * 4 * padded_columns_ * split_.count)),
+        tap_sums_(workspace.take<int32_t>(taps_ * padded_columns_ * split_.count)) {}
+
+  int64_t count() const { return count_; }
+  int64_t padded_columns() const { return padded_columns_; }
+  const PanelSpan& span(int64_t panel) const { return spans_[panel]; }
+  const DigitSplit& split() const { return split_; }
+
+  int8_t* data(const PanelSpan& panel, int digit) const {
+    return packed_ + taps_ * quads_ * 4 * (split_.count * panel.begin + digit * panel.lanes);
+  }
+
+  /// Per padded column the sum over the channels of one tap, in packed order.
+  const int32_t* tap_sums(int digit, int64_t row, int64_t col) const {
+    return tap_sums_ + (digit * taps_ + row * tap_cols_ + col) * padded_columns_;
+  }
+
+  void pack(int64_t index) const {
+    Workspace workspace;
+    const PanelSpan& panel = spans_[index];
+    const int64_t plane = panel.lanes * quads_ * 4;
+    auto* staged = workspace.take<uint8_t>(split_.count * plane);
+    for (int64_t r = 0; r < tap_rows_; ++r) {
+      for (int64_t q = 0; q < tap_cols_; ++q) {
+        const int64_t tap = r * tap_cols_ + q;
+        const int64_t first = p_.weight_first + p_.rows.order[static_cast<size_t>(r)] * p_.weight_row +
+                              p_.cols.order[static_cast<size_t>(q)] * p_.weight_col +
+                              panel.begin * p_.weight_column;
+        for (int d = 0; d < split_.count; ++d) {
+          int8_t* group = data(panel, d) + tap * quads_ * 4 * panel.lanes;
+          if (p_.weight_channel == 1) {
+            if (d == 0) stage_columns(panel, first, staged, plane);
+            interleave_columns(staged + d * plane, panel, group);
+          } else {
+            if (d == 0) stage_channels(panel, first, staged, plane);
+            interleave_channels(staged + d * plane, panel, group);
+          }
+          sum_tap(group, panel, tap_sums_ + (d * taps_ + tap) * padded_columns_ + panel.begin);
+        }
+      }
+    }
+  }
+
+ private:
+  /// staged[lane][4 * quads]: a column's channels.
+  void stage_columns(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
+    std::memset(staged, 0, static_cast<size_t>(split_.count * plane));
+    for (int64_t k = 0; k < panel.columns; ++k) {
+      split_digits<Isa>(split_, p_.weight.codes, first + k * p_.weight_column, p_.channels,
+                        staged + k * quads_ * 4, plane);
+    }
+  }
+
+  void interleave_columns(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
+    for (int64_t c = 0; c < quads_; ++c) {
+      for (int64_t k = 0; k < panel.lanes; ++k)
+        std::memcpy(group + (c * panel.lanes + k) * 4, staged + (k * quads_ + c) * 4, 4);
+    }
+  }
+
+  /// staged[channel][lanes]: a channel's columns.
+  void stage_channels(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
+    std::memset(staged, 0, static_cast<size_t>(split_.count * plane));
+    for (int64_t c = 0; c < p_.channels; ++c) {
+      split_digits<Isa>(split_, p_.weight.codes, first + c * p_.weight_channel, panel.columns,
+                        staged + c * panel.lanes, plane);
+    }
+  }
+
+  void interleave_channels(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
+    for (int64_t c = 0; c < quads_; ++c) {
+      const uint8_t* source = staged + 4 * c * panel.lanes;
+      const uint8_t* rows[4] = {source, source + panel.lanes, source + 2 * panel.lanes,
+                                source + 3 * panel.lanes};
+      interleave_4_rows(rows, 0, panel.lanes, group + 4 * c * panel.lanes);
+    }
+  }
+
+  void sum_tap(const int8_t* group, const PanelSpan& panel, int32_t* sums) const {
+    constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
+    const typename Isa::Quad ones = Isa::broadcast(kOnes);
+    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
+      typename Isa::Sum sum = Isa::zero();
+      for (int64_t c = 0; c < quads_; ++c)
+        sum = Isa::dot(sum, ones, Isa::load_panel(group + (c * panel.lanes + k) * 4));
+      Isa::store(sums + k, sum);
+    }
+  }
+
+  const GatherProblem& p_;
+  DigitSplit split_;
+  int64_t quads_, tap_rows_, tap_cols_, taps_;
+  PanelSpan* spans_;
+  int64_t count_, padded_columns_;
+  int8_t* packed_;
+  int32_t* tap_sums_;
+};
+
+}  // namespace bitdial::kernels::vector
