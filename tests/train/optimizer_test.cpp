@@ -11,7 +11,7 @@ namespace {
 /// parameter.
 struct NetImpl : torch::nn::Module {
   NetImpl()
-      : conv(register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3)))),
+      : conv(register_module("conv", torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 8, 3).bias(false)))),
         norm(register_module("norm", torch::nn::BatchNorm2d(8))),
         linear(register_module("linear", torch::nn::Linear(8, 5))) {
     conv->weight.set_data(conv->weight.contiguous(torch::MemoryFormat::ChannelsLast));
