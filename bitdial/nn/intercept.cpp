@@ -69,7 +69,7 @@ at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const std::opti
                   c10::SymIntArrayRef stride, c10::SymIntArrayRef padding, c10::SymIntArrayRef dilation,
                   c10::SymInt groups) {
   const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
-  const auto layer = find_layer(weight);
+  const auto layer = find_convolution(weight);
   if (layer == nullptr)
     return at::conv2d_symint(x, weight, bias, stride, padding, dilation, std::move(groups));
   const ops::ConvOptions options{.stride = pair(stride),
@@ -84,7 +84,7 @@ at::Tensor conv2d_named_padding(const at::Tensor& x, const at::Tensor& weight,
                                 const std::optional<at::Tensor>& bias, c10::SymIntArrayRef stride,
                                 std::string_view padding, c10::SymIntArrayRef dilation, c10::SymInt groups) {
   const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
-  const auto layer = find_layer(weight);
+  const auto layer = find_convolution(weight);
   if (layer == nullptr)
     return at::conv2d_symint(x, weight, bias, stride, padding, dilation, std::move(groups));
   ops::ConvOptions options{.stride = pair(stride), .dilation = pair(dilation), .groups = groups.expect_int()};
