@@ -303,6 +303,8 @@ void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, double seco
   EpochSummary summary;
   summary.state = progress_state();
   summary.seconds = seconds;
+  if (auto& left = summary.state.seconds_left) *left -= evaluation_seconds_;  // this epoch's is over
+  if (progress_.epoch + 1 == recipe_.train.epochs) summary.state.seconds_left.reset();
   MetricsLine line;
   line.kind = MetricsLine::Kind::kEpoch;
   line.epoch = progress_.epoch;
