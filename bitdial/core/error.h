@@ -8,8 +8,8 @@
 
 namespace bitdial {
 
-/// Every failure that a user can cause or mend. The text names the operation in brackets, what was expected and what
-/// came: "[conv2d] weight has 3 input channels, input has 16".
+/// Every failure that a user can cause or mend. The text names the operation in brackets, what was expected
+/// and what came: "[conv2d] weight has 3 input channels, input has 16".
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

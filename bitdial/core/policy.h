@@ -3,22 +3,22 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 #include "bitdial/core/format.h"
 
-/// The interface between precision policies and the layers that obey them. A policy sees layers and observations and
-/// answers with precisions; it never touches a kernel, and a layer never asks which policy runs.
+/// The interface between precision policies and the layers that obey them. A policy sees layers and
+/// observations and answers with precisions; it never touches a kernel, and a layer never asks which policy
+/// runs.
 namespace bitdial {
 
-/// The operands of the three GEMMs of a training step. FPROP multiplies kInput by kWeight, BPROP kGradBprop by
-/// kWeight, WTGRAD kInputWtgrad by kGradWtgrad.
+/// The operands of the three GEMMs of a training step. FPROP multiplies kInput by kWeight, BPROP kGradBprop
+/// by kWeight, WTGRAD kInputWtgrad by kGradWtgrad.
 enum class TensorRole : uint8_t { kWeight, kInput, kInputWtgrad, kGradBprop, kGradWtgrad };
 inline constexpr int kTensorRoles = 5;
 
@@ -29,10 +29,10 @@ enum class LayerKind : uint8_t { kConv2d, kDepthwiseConv2d, kLinear };
 std::string_view to_string(LayerKind kind);
 
 struct LayerInfo {
-  std::string name;           ///< as in the module tree: "layer1.0.conv1"
+  std::string name;  ///< as in the module tree: "layer1.0.conv1"
   LayerKind kind = LayerKind::kConv2d;
-  int64_t macs = 0;           ///< multiply-accumulates of FPROP for one sample; 0 until the first forward
-  int64_t weights = 0;        ///< elements of the weight
+  int64_t macs = 0;     ///< multiply-accumulates of FPROP for one sample; 0 until the first forward
+  int64_t weights = 0;  ///< elements of the weight
   bool is_first = false;
   bool is_last = false;
 };
@@ -43,23 +43,24 @@ struct TensorId {
   bool operator==(const TensorId&) const = default;
 };
 
-/// What a policy may measure of a tensor that is about to be quantised. The first call of each measure costs one pass
-/// over the tensor; results are kept for the lifetime of the probe.
+/// What a policy may measure of a tensor that is about to be quantised. The first call of each measure costs
+/// one pass over the tensor; results are kept for the lifetime of the probe.
 class TensorProbe {
  public:
   virtual ~TensorProbe() = default;
   virtual Range range() = 0;
   virtual double abs_sum() = 0;  ///< sum |x|
-  /// sum |x^| for the symmetric power-of-two format of `word_length` bits and step 2^exponent, nearest rounding.
+  /// sum |x^| for the symmetric power-of-two format of `word_length` bits and step 2^exponent, nearest
+  /// rounding.
   virtual double quantized_abs_sum(int word_length, int exponent) = 0;
 };
 
 /// What every quantise pass counts on the way.
 struct QuantizeStatistics {
-  int64_t count = 0;       ///< elements
-  int64_t saturated = 0;   ///< elements outside the representable range
-  int64_t zeros = 0;       ///< codes that stand for 0.0
-  Range range{};           ///< of the data, before quantising
+  int64_t count = 0;      ///< elements
+  int64_t saturated = 0;  ///< elements outside the representable range
+  int64_t zeros = 0;      ///< codes that stand for 0.0
+  Range range{};          ///< of the data, before quantising
   double saturated_fraction() const { return count ? double(saturated) / double(count) : 0.0; }
 };
 
@@ -67,8 +68,8 @@ struct QuantizeStatistics {
 struct TensorPlan {
   Format format;
   std::optional<QuantParams> params;
-  std::string reason;        ///< non-empty when this plan is a new decision: one line for precision.jsonl
-  nlohmann::json evidence;   ///< the numbers that the decision was made from
+  std::string reason;       ///< non-empty when this plan is a new decision: one line for precision.jsonl
+  nlohmann::json evidence;  ///< the numbers that the decision was made from
 };
 
 /// How the range that evaluation quantises with follows from the ranges of training:
@@ -80,11 +81,11 @@ struct RunningRange {
 
 /// Where a run stands. All counters are 0-based.
 struct StepInfo {
-  int64_t step = 0;             ///< optimiser steps since the start of training
+  int64_t step = 0;  ///< optimiser steps since the start of training
   int64_t epoch = 0;
   int64_t steps_per_epoch = 1;
   int64_t total_steps = 1;
-  int micro_batch = 0;          ///< within the step, when gradients are accumulated
+  int micro_batch = 0;  ///< within the step, when gradients are accumulated
   bool training = true;
 };
 
@@ -111,8 +112,9 @@ enum class FloatArithmetic : uint8_t { kFloat32, kBFloat16Autocast };
 
 enum class Normalization : uint8_t { kBatch, kRange };
 
-/// One precision policy. Methods are called from one thread. The order within a step: begin_step; per layer, while the
-/// network runs, plan and observe for each operand; end_step; after the last step of an epoch, end_epoch.
+/// One precision policy. Methods are called from one thread. The order within a step: begin_step; per layer,
+/// while the network runs, plan and observe for each operand; end_step; after the last step of an epoch,
+/// end_epoch.
 class Policy {
  public:
   virtual ~Policy() = default;
@@ -134,7 +136,8 @@ class Policy {
   virtual void end_step(const StepInfo&, const StepReport&) {}
   virtual RunControl end_epoch(const EpochReport&) { return {}; }
 
-  /// The precision of an operand while the network is evaluated; params as stored during training when absent.
+  /// The precision of an operand while the network is evaluated; params as stored during training when
+  /// absent.
   virtual Format evaluation_format(TensorId id) const = 0;
 
   /// The range that evaluation uses for plans without params.

@@ -4,9 +4,10 @@
 
 namespace bitdial {
 
-/// Names one stream of random bits. Bits are counter-based: element i of a stream depends on the key and i alone, so a
-/// result is the same for any thread count and memory layout, and resuming a run needs only the counters.
-/// i is the element's logical index (NCHW order for activations, KCRS for weights), whatever the memory layout.
+/// Names one stream of random bits. Bits are counter-based: element i of a stream depends on the key and i
+/// alone, so a result is the same for any thread count and memory layout, and resuming a run needs only the
+/// counters. i is the element's logical index (NCHW order for activations, KCRS for weights), whatever the
+/// memory layout.
 struct RandomKey {
   uint32_t a = 0;
   uint32_t b = 0;
@@ -27,8 +28,8 @@ struct RandomCounters {
 /// Mixes the counters into a key (splitmix64 over all of them).
 RandomKey random_key(const RandomCounters& counters);
 
-/// 32 random bits for element `index`. Two rounds of a multiply-xorshift hash keyed before and between the rounds:
-/// a handful of 32-bit vector instructions, so stochastic rounding stays bound by memory.
+/// 32 random bits for element `index`. Two rounds of a multiply-xorshift hash keyed before and between the
+/// rounds: a handful of 32-bit vector instructions, so stochastic rounding stays bound by memory.
 inline uint32_t random_bits(RandomKey key, uint64_t index) {
   uint32_t x = static_cast<uint32_t>(index) ^ key.a ^ (static_cast<uint32_t>(index >> 32) * 0x9E3779B9U);
   x ^= x >> 16;

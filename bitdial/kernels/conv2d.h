@@ -7,18 +7,19 @@
 
 #include "bitdial/core/format.h"
 
-/// Integer convolutions in the three directions of training. A linear layer is the 1x1 convolution of a 1x1 image
-/// (batch = rows).
+/// Integer convolutions in the three directions of training. A linear layer is the 1x1 convolution of a 1x1
+/// image (batch = rows).
 ///
 /// Layouts, all dense: activations NHWC (channels_last); weights and weight gradients [K][R][S][C/groups]
 /// (channels_last); bias [K].
 ///
-/// Results: S = sum over the products of (q_a - zero_a) * (q_b - zero_b) is exact for every code, so it does not depend on
-/// instruction set, blocking or threads. Without real-valued offsets the output is float(S) * scale (+ bias), one
-/// float32 rounding per operation, scale = scale_a * scale_b rounded once; with offsets the value is formed in float64
-/// (scale_a*scale_b*S + scale_a*offset_b*sum(q_a) + offset_a*scale_b*sum(q_b) + n*offset_a*offset_b, in this order)
-/// and rounded to float32 once. bfloat16 outputs are the float32 value rounded half to even.
-/// Padded taps are skipped: they contribute nothing, whatever the zero point (sums run over valid taps only).
+/// Results: S = sum over the products of (q_a - zero_a) * (q_b - zero_b) is exact for every code, so it does
+/// not depend on instruction set, blocking or threads. Without real-valued offsets the output is float(S) *
+/// scale (+ bias), one float32 rounding per operation, scale = scale_a * scale_b rounded once; with offsets
+/// the value is formed in float64 (scale_a*scale_b*S + scale_a*offset_b*sum(q_a) + offset_a*scale_b*sum(q_b)
+/// + n*offset_a*offset_b, in this order) and rounded to float32 once. bfloat16 outputs are the float32 value
+/// rounded half to even. Padded taps are skipped: they contribute nothing, whatever the zero point (sums run
+/// over valid taps only).
 namespace bitdial::kernels {
 
 enum class CodeType : uint8_t { kS8, kU8, kS16, kU16 };
@@ -44,21 +45,23 @@ struct ConvShape {
   }
   int64_t input_elements() const { return batch * in_height * in_width * in_channels; }
   int64_t output_elements() const { return batch * out_height() * out_width() * out_channels; }
-  int64_t weight_elements() const { return out_channels * kernel_height * kernel_width * (in_channels / groups); }
+  int64_t weight_elements() const {
+    return out_channels * kernel_height * kernel_width * (in_channels / groups);
+  }
   /// Multiply-accumulates, padded taps included (the field's convention).
   int64_t macs() const { return output_elements() * kernel_height * kernel_width * (in_channels / groups); }
 };
 
-/// Throws Error that names the first thing that is impossible (non-positive sizes, channels not divisible by groups,
-/// empty output).
+/// Throws Error that names the first thing that is impossible (non-positive sizes, channels not divisible by
+/// groups, empty output).
 void check(const ConvShape& shape);
 
 /// One quantised operand.
 struct Operand {
   const void* codes = nullptr;
   CodeType type = CodeType::kS8;
-  /// One entry (per tensor), or one per index of an axis that the GEMM keeps: output channel of the weight in FPROP,
-  /// sample of the input in FPROP, sample of dY in BPROP.
+  /// One entry (per tensor), or one per index of an axis that the GEMM keeps: output channel of the weight in
+  /// FPROP, sample of the input in FPROP, sample of dY in BPROP.
   std::span<const QuantParams> params;
 };
 
@@ -70,7 +73,8 @@ struct Output {
 };
 
 /// FPROP: y[n,oh,ow,k] = sum x * w (+ bias[k], may be null).
-void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, const float* bias, const Output& y);
+void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
+                    const Output& y);
 
 /// BPROP: dx[n,h,w,c] = sum dy * w. `w` has one QuantParams (its channel axis is reduced).
 void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx);

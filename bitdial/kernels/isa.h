@@ -8,17 +8,18 @@ namespace bitdial::kernels {
 
 enum class Isa { kScalar, kAvx2, kAvxVnni, kAvx512Vnni, kAmx };
 
-std::string_view to_string(Isa isa);            ///< "scalar", "avx2", "avxvnni", "avx512vnni", "amx"
-Isa parse_isa(std::string_view name);           ///< throws Error that lists the names
+std::string_view to_string(Isa isa);   ///< "scalar", "avx2", "avxvnni", "avx512vnni", "amx"
+Isa parse_isa(std::string_view name);  ///< throws Error that lists the names
 
 /// Whether this CPU (and, for AMX, the kernel's permission) can run it.
 bool is_available(Isa isa);
-std::span<const Isa> available_isas();          ///< from kScalar up
+std::span<const Isa> available_isas();  ///< from kScalar up
 
 /// The best available one, or what BITDIAL_ISA names; throws Error if the CPU lacks it.
 Isa active_isa();
 
-/// Runs the kernels of one instruction set for the lifetime of the object (tests, benchmarks). Not thread-safe.
+/// Runs the kernels of one instruction set for the lifetime of the object (tests, benchmarks). Not
+/// thread-safe.
 class ScopedIsa {
  public:
   explicit ScopedIsa(Isa isa);
