@@ -38,10 +38,10 @@ struct PrecisionEvent {
 struct SessionOptions {
   Arithmetic arithmetic = Arithmetic::kInteger;
   /// Unset: kRequantise in integer arithmetic, kFloat (the papers' form) in simulated.
-  std::optional<ReducedAxis> reduced_axis;
+  std::optional<ReducedAxis> reduced_axis = {};
   uint64_t seed = 0;
   /// Called from end_step, in the order of the decisions.
-  std::function<void(const PrecisionEvent&)> on_event;
+  std::function<void(const PrecisionEvent&)> on_event = {};
   /// RangeSource::kPrevious: range <- momentum * range + (1 - momentum) * new (in-hindsight estimation, arXiv
   /// 2105.04246); the first range is taken whole.
   double previous_momentum = 0.9;
