@@ -1,0 +1,15 @@
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+// LibTorch seeds its default generator from the machine; a test that draws from it must draw the same every
+// time.
+namespace {
+
+class Seed : public testing::Environment {
+ public:
+  void SetUp() override { torch::manual_seed(1); }
+};
+
+[[maybe_unused]] const testing::Environment* const kSeed = testing::AddGlobalTestEnvironment(new Seed);
+
+}  // namespace
