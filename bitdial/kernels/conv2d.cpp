@@ -72,6 +72,20 @@ std::string_view to_string(CodeType type) {
   return "unknown";
 }
 
+int64_t code_at(const Operand& operand, int64_t index) {
+  switch (operand.type) {
+    case CodeType::kS8:
+      return static_cast<const int8_t*>(operand.codes)[index];
+    case CodeType::kU8:
+      return static_cast<const uint8_t*>(operand.codes)[index];
+    case CodeType::kS16:
+      return static_cast<const int16_t*>(operand.codes)[index];
+    case CodeType::kU16:
+      return static_cast<const uint16_t*>(operand.codes)[index];
+  }
+  return 0;
+}
+
 void check(const ConvShape& s) {
   const std::array<std::pair<const char*, int64_t>, 12> positive = {{{"batch", s.batch},
                                                                      {"in_channels", s.in_channels},

@@ -17,6 +17,9 @@ namespace scalar {
 extern const Conv2dKernels kConv2d;
 }
 
+/// One code of an operand, for loops that are not hot.
+int64_t code_at(const Operand& operand, int64_t index);
+
 /// The number of bytes of one code.
 inline int64_t code_size(CodeType type) { return type == CodeType::kS8 || type == CodeType::kU8 ? 1 : 2; }
 

@@ -38,20 +38,6 @@ bool needs_corrections(const Operand& a, const Operand& b) {
   return std::ranges::any_of(a.params, shifted) || std::ranges::any_of(b.params, shifted);
 }
 
-int64_t code_at(const Operand& operand, int64_t index) {
-  switch (operand.type) {
-    case CodeType::kS8:
-      return static_cast<const int8_t*>(operand.codes)[index];
-    case CodeType::kU8:
-      return static_cast<const uint8_t*>(operand.codes)[index];
-    case CodeType::kS16:
-      return static_cast<const int16_t*>(operand.codes)[index];
-    case CodeType::kU16:
-      return static_cast<const uint16_t*>(operand.codes)[index];
-  }
-  return 0;
-}
-
 int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 /// An activation tensor whose pixels can be read in whole blocks of lanes: the last pixels come from a copy

@@ -32,21 +32,8 @@ struct Problem {
   at::ScalarType compute_dtype() const { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 };
 
-kernels::CodeType code_type(const QuantizedTensor& x) {
-  switch (container(x.format)) {
-    case Container::kUInt8:
-      return kernels::CodeType::kU8;
-    case Container::kInt16:
-      return kernels::CodeType::kS16;
-    case Container::kUInt16:
-      return kernels::CodeType::kU16;
-    default:
-      return kernels::CodeType::kS8;
-  }
-}
-
 kernels::Operand operand(const QuantizedTensor& x) {
-  return {.codes = x.codes.const_data_ptr(), .type = code_type(x), .params = x.params};
+  return {.codes = x.codes.const_data_ptr(), .type = code_type(container(x.format)), .params = x.params};
 }
 
 kernels::Output output(at::Tensor& y) {

@@ -63,6 +63,12 @@ at::ScalarType code_dtype(Container container) {
   return at::kFloat;
 }
 
+at::Tensor empty_codes(const at::Tensor& x, Container container) {
+  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
+}
+
+}  // namespace
+
 kernels::CodeType code_type(Container container) {
   switch (container) {
     case Container::kUInt8:
@@ -75,12 +81,6 @@ kernels::CodeType code_type(Container container) {
       return kernels::CodeType::kS8;
   }
 }
-
-at::Tensor empty_codes(const at::Tensor& x, Container container) {
-  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
-}
-
-}  // namespace
 
 at::Tensor to_dense(const at::Tensor& x, bool channels_last) {
   const at::Tensor values = x.detach();

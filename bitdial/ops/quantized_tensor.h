@@ -9,8 +9,12 @@
 #include "bitdial/core/format.h"
 #include "bitdial/core/policy.h"
 #include "bitdial/core/random.h"
+#include "bitdial/kernels/conv2d.h"
 
 namespace bitdial::ops {
+
+/// The kernels' name for a container of integer codes.
+kernels::CodeType code_type(Container container);
 
 /// A tensor as integers: codes of the logical shape, and what turns them into values.
 struct QuantizedTensor {

@@ -4,6 +4,7 @@
 
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/code_sums.h"
+#include "bitdial/kernels/conv2d_kernels.h"
 
 namespace bitdial::kernels::amx {
 

@@ -59,18 +59,4 @@ Product backward_data_product(const ConvShape& s, int64_t group, const Operand& 
           .out = dx};
 }
 
-int64_t code_at(const Operand& operand, int64_t index) {
-  switch (operand.type) {
-    case CodeType::kS8:
-      return static_cast<const int8_t*>(operand.codes)[index];
-    case CodeType::kU8:
-      return static_cast<const uint8_t*>(operand.codes)[index];
-    case CodeType::kS16:
-      return static_cast<const int16_t*>(operand.codes)[index];
-    case CodeType::kU16:
-      return static_cast<const uint16_t*>(operand.codes)[index];
-  }
-  return 0;
-}
-
 }  // namespace bitdial::kernels::amx

@@ -52,6 +52,4 @@ inline const uint8_t* code_address(const Operand& operand, int64_t index) {
   return static_cast<const uint8_t*>(operand.codes) + index * size;
 }
 
-int64_t code_at(const Operand& operand, int64_t index);
-
 }  // namespace bitdial::kernels::amx
