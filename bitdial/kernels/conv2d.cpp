@@ -5,6 +5,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/kernels/amx/amx.h"
+#include "bitdial/kernels/channel_sums.h"
 #include "bitdial/kernels/conv2d_kernels.h"
 #include "bitdial/kernels/depthwise.h"
 #include "bitdial/kernels/isa.h"
@@ -123,7 +124,13 @@ void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, 
   check_params("conv2d_forward", "input", x, shape.batch);
   check_params("conv2d_forward", "weight", w, shape.out_channels);
   check_output("conv2d_forward", y.data);
-  kernels_of(active_isa(), shape).forward(shape, x, w, bias, y);
+  const bool sums_complete = !y.sums || (y.sums->sum && y.sums->sum_squares);
+  require(sums_complete, "conv2d_forward", "channel sums have no room for the sums");
+  const Conv2dKernels& kernels = kernels_of(active_isa(), shape);
+  kernels.forward(shape, x, w, bias, y);
+  if (y.sums && !kernels.sums_channels) {
+    sum_channels(y, shape.batch * shape.out_height() * shape.out_width(), shape.out_channels);
+  }
 }
 
 void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx) {
@@ -131,6 +138,7 @@ void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Opera
   check_params("conv2d_backward_data", "output gradient", dy, shape.batch);
   check_params("conv2d_backward_data", "weight", w, 1);
   check_output("conv2d_backward_data", dx.data);
+  require(dx.sums == nullptr, "conv2d_backward_data", "channel sums come with conv2d_forward only");
   kernels_of(active_isa(), shape).backward_data(shape, dy, w, dx);
 }
 

@@ -67,9 +67,21 @@ struct Operand {
 
 enum class OutputType : uint8_t { kFloat32, kBFloat16 };
 
+/// What a batch norm behind a convolution needs to know of its output, gathered while it is written. Both
+/// sums run over all stored values of an output channel (of bfloat16 outputs: after rounding), d = y -
+/// shift[k] rounded to float32: sum[k] = sum of d, sum_squares[k] = sum of d * d, from float32 sums of at
+/// most 32 values that are added in float64. The partition depends on the shape and the instruction set only,
+/// so the same bits come from any number of threads; instruction sets differ in the last bits.
+struct ChannelSums {
+  const float* shift = nullptr;  ///< [K], null = 0; near the mean, it saves the variance from cancellation
+  double* sum = nullptr;         ///< [K], overwritten
+  double* sum_squares = nullptr;
+};
+
 struct Output {
   void* data = nullptr;
   OutputType type = OutputType::kFloat32;
+  const ChannelSums* sums = nullptr;  ///< conv2d_forward only; null = not wanted
 };
 
 /// FPROP: y[n,oh,ow,k] = sum x * w (+ bias[k], may be null).

@@ -11,6 +11,7 @@ struct Conv2dKernels {
                   const Output& y);
   void (*backward_data)(const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx);
   void (*backward_weight)(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw);
+  bool sums_channels = false;  ///< forward computes Output::sums itself
 };
 
 namespace scalar {
