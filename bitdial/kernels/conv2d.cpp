@@ -16,15 +16,13 @@ namespace {
 
 template <const vector::Engine* const& kEngine>
 constexpr Conv2dKernels kVectorKernels = {
-    [](const ConvShape& shape, const Operand& x, const Operand& w, const float* bias, const Output& y) {
-      vector::forward(*kEngine, shape, x, w, bias, y);
-    },
-    [](const ConvShape& shape, const Operand& dy, const Operand& w, const Output& dx) {
-      vector::backward_data(*kEngine, shape, dy, w, dx);
-    },
-    [](const ConvShape& shape, const Operand& x, const Operand& dy, float* dw) {
-      vector::backward_weight(*kEngine, shape, x, dy, dw);
-    }};
+    .forward = [](const ConvShape& shape, const Operand& x, const Operand& w, const float* bias,
+                  const Output& y) { vector::forward(*kEngine, shape, x, w, bias, y); },
+    .backward_data = [](const ConvShape& shape, const Operand& dy, const Operand& w,
+                        const Output& dx) { vector::backward_data(*kEngine, shape, dy, w, dx); },
+    .backward_weight = [](const ConvShape& shape, const Operand& x, const Operand& dy,
+                          float* dw) { vector::backward_weight(*kEngine, shape, x, dy, dw); },
+    .sums_channels = true};
 
 /// Groups so narrow that tiles would be mostly padding.
 bool too_narrow_for_tiles(const ConvShape& s) { return s.groups > 1 && s.in_channels / s.groups < 32; }

@@ -3,9 +3,8 @@
 #include "bitdial/kernels/vector/conv2d.h"
 
 #if defined(__AVX2__)
-#include "bitdial/kernels/vector/gather.h"
+#include "bitdial/kernels/vector/engine.h"
 #include "bitdial/kernels/vector/isa_avx.h"
-#include "bitdial/kernels/vector/weight_gradient.h"
 
 namespace bitdial::kernels::avx2 {
 namespace {
@@ -34,9 +33,7 @@ struct Isa : vector::AvxBase {
   }
 };
 
-constexpr vector::Engine kFunctions = {
-    [](const vector::GatherProblem& problem) { vector::Gather<Isa>(problem).run(); },
-    [](const vector::WeightGradientProblem& problem) { vector::WeightGradient<Isa>(problem).run(); }};
+constexpr vector::Engine kFunctions = vector::kEngineOf<Isa>;
 
 }  // namespace
 

@@ -4,8 +4,7 @@
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
 
-#include "bitdial/kernels/vector/gather.h"
-#include "bitdial/kernels/vector/weight_gradient.h"
+#include "bitdial/kernels/vector/engine.h"
 
 namespace bitdial::kernels::avx512vnni {
 namespace {
@@ -51,6 +50,23 @@ struct Isa {
   static Float load(const float* p) { return _mm512_loadu_ps(p); }
   static Float multiply(Float a, Float b) { return _mm512_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
+  static Float zero_float() { return _mm512_setzero_ps(); }
+  static Float subtract(Float a, Float b) { return _mm512_sub_ps(a, b); }
+  static Float multiply_add(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
+  static void add_to(double* p, Float v) {
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(v));
+    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+    _mm512_storeu_pd(p, _mm512_add_pd(_mm512_loadu_pd(p), low));
+    _mm512_storeu_pd(p + 8, _mm512_add_pd(_mm512_loadu_pd(p + 8), high));
+  }
+  static Float load_stored(const float* p, int64_t count) {
+    return count >= 16 ? _mm512_loadu_ps(p) : _mm512_maskz_loadu_ps(first(count), p);
+  }
+  static Float load_stored(const uint16_t* p, int64_t count) {
+    const __m256i halves = count >= 16 ? _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))
+                                       : _mm256_maskz_loadu_epi16(first(count), p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
   static Float to_float(Sum v) { return _mm512_cvtepi32_ps(v); }
 
   static __m512d low(Sum v) { return _mm512_cvtepi32_pd(_mm512_castsi512_si256(v)); }
@@ -137,9 +153,7 @@ struct Isa {
   }
 };
 
-constexpr vector::Engine kFunctions = {
-    [](const vector::GatherProblem& problem) { vector::Gather<Isa>(problem).run(); },
-    [](const vector::WeightGradientProblem& problem) { vector::WeightGradient<Isa>(problem).run(); }};
+constexpr vector::Engine kFunctions = vector::kEngineOf<Isa>;
 
 }  // namespace
 

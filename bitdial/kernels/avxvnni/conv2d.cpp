@@ -2,9 +2,8 @@
 #include "bitdial/kernels/vector/conv2d.h"
 
 #if defined(__AVXVNNI__)
-#include "bitdial/kernels/vector/gather.h"
+#include "bitdial/kernels/vector/engine.h"
 #include "bitdial/kernels/vector/isa_avx.h"
-#include "bitdial/kernels/vector/weight_gradient.h"
 
 namespace bitdial::kernels::avxvnni {
 namespace {
@@ -21,9 +20,7 @@ struct Isa : vector::AvxBase {
   static Sum dot(Sum sum, Quad a, Panel b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
 };
 
-constexpr vector::Engine kFunctions = {
-    [](const vector::GatherProblem& problem) { vector::Gather<Isa>(problem).run(); },
-    [](const vector::WeightGradientProblem& problem) { vector::WeightGradient<Isa>(problem).run(); }};
+constexpr vector::Engine kFunctions = vector::kEngineOf<Isa>;
 
 }  // namespace
 

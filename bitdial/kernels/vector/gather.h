@@ -5,6 +5,8 @@
 #include <type_traits>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/kernels/channel_sums.h"
+#include "bitdial/kernels/vector/channel_sums.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
 #include "bitdial/kernels/vector/weight_panels.h"
@@ -59,7 +61,9 @@ class Gather {
     sum_classes();
     partition();
     list_shared_pixels();
+    prepare_channel_sums();
     run_tasks(blocks_ * splits_, [this](int64_t task) { run_block(task / splits_, task % splits_); });
+    if (p_.output.sums) add_channel_parts();
   }
 
  private:
@@ -217,7 +221,9 @@ class Gather {
       const int64_t rows_in = std::max<int64_t>(1, kBlockBytes / row);
       block_rows_ = std::max<int64_t>(1, rows_in * p_.rows.out / p_.rows.in);
     }
-    if (threads > 1) images_ = std::min(images_, std::max<int64_t>(1, p_.batch / (2 * threads)));
+    // Channel sums need blocks that do not depend on the number of threads.
+    const int64_t tasks = p_.output.sums ? 4 : threads > 1 ? 2 * threads : 1;
+    images_ = std::min(images_, std::max<int64_t>(1, p_.batch / tasks));
     row_blocks_ = (p_.rows.out + block_rows_ - 1) / block_rows_;
     blocks_ = (p_.batch + images_ - 1) / images_ * row_blocks_;
     splits_ = std::clamp<int64_t>(threads / blocks_, 1, panel_count_);
@@ -227,6 +233,22 @@ class Gather {
     const int64_t image = index / row_blocks_ * images_;
     const int64_t row = index % row_blocks_ * block_rows_;
     return {image, std::min(image + images_, p_.batch), row, std::min(row + block_rows_, p_.rows.out)};
+  }
+
+  void prepare_channel_sums() {
+    if (!p_.output.sums) return;
+    const float* shift = p_.output.sums->shift;
+    channel_parts_ = workspace_.take<double>(blocks_ * 2 * padded_columns_);
+    shifts_ = workspace_.take<float>(padded_columns_);
+    for (int64_t k = 0; k < padded_columns_; ++k) {
+      shifts_[k] = shift && k < p_.columns ? shift[p_.output_first + k] : 0.0F;
+    }
+  }
+
+  void add_channel_parts() const {
+    const ChannelSums& sums = *p_.output.sums;
+    add_partial_sums({nullptr, sums.sum + p_.output_first, sums.sum_squares + p_.output_first},
+                     channel_parts_, blocks_, p_.columns, padded_columns_);
   }
 
   void run_block(int64_t index, int64_t split) {
@@ -239,8 +261,14 @@ class Gather {
     const int64_t first = panel_count_ * split / splits_;
     const int64_t last = panel_count_ * (split + 1) / splits_;
     for (int64_t panel = first; panel < last; ++panel) {
-      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums,
-                panels_.span(panel));
+      const PanelSpan& span = panels_.span(panel);
+      double* channel_sums =
+          channel_parts_ ? channel_parts_ + index * 2 * padded_columns_ + span.begin : nullptr;
+      for (int64_t k = 0; channel_sums && k < span.lanes; ++k) {
+        channel_sums[k] = channel_sums[padded_columns_ + k] = 0.0;
+      }
+      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums, span,
+                channel_sums);
     }
   }
 
@@ -397,10 +425,11 @@ class Gather {
 
   template <int kVectors>
   void run_panel(std::integral_constant<int, kVectors>, const Block& block, const BlockInput& input,
-                 const PixelList& list, const double* sums, const PanelSpan& panel) const {
+                 const PixelList& list, const double* sums, const PanelSpan& panel,
+                 double* channel_sums) const {
     if constexpr (kVectors > 1) {
       if (panel.lanes != kVectors * Isa::kWidth) {
-        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, list, sums, panel);
+        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, list, sums, panel, channel_sums);
         return;
       }
     }
@@ -415,6 +444,7 @@ class Gather {
       for (int64_t j = begin; j < list.class_ends[i]; j += kRows) {
         const int64_t rows = std::min<int64_t>(kRows, list.class_ends[i] - j);
         run_tile<kRows, kVectors>(tile, list.pixels + j, rows, sums ? sums + j : nullptr);
+        if (channel_sums) sum_tile<kVectors>(tile, list.pixels + j, rows, channel_sums);
       }
     }
   }
@@ -457,6 +487,21 @@ class Gather {
       byte_tile<kMiddle, kVectors, void>(tile, pixels, count);
     } else {
       byte_tile<kSmall, kVectors, void>(tile, pixels, count);
+    }
+  }
+
+  /// Reads the stored tile again: it is in the L1 cache, and the products' registers are free.
+  template <int kVectors>
+  void sum_tile(const Tile& tile, const Pixel* pixels, int64_t count, double* sums) const {
+    const auto add = [&](const auto* output) {
+      const auto row = [&](int64_t i) { return output + output_index(tile, pixels[i]); };
+      add_channel_sums<Isa, kVectors>(row, count, tile.panel.columns, shifts_ + tile.panel.begin, sums,
+                                      sums + padded_columns_);
+    };
+    if (p_.output.type == OutputType::kFloat32) {
+      add(static_cast<const float*>(p_.output.data));
+    } else {
+      add(static_cast<const uint16_t*>(p_.output.data));
     }
   }
 
@@ -719,6 +764,8 @@ class Gather {
   int64_t input_zero_[2] = {0, 0};  ///< the zero points, digit by digit
   int64_t weight_zero_[2] = {0, 0};
   float* bias_ = nullptr;
+  float* shifts_ = nullptr;
+  double* channel_parts_ = nullptr;  ///< [block][sums, sums of squares][padded columns]
 };
 
 }  // namespace bitdial::kernels::vector

@@ -71,6 +71,30 @@ struct AvxBase {
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }
   static Float add(Float a, Float b) { return _mm256_add_ps(a, b); }
+  static Float zero_float() { return _mm256_setzero_ps(); }
+  static Float subtract(Float a, Float b) { return _mm256_sub_ps(a, b); }
+  static Float multiply_add(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
+  static void add_to(double* p, Float v) {
+    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+    const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+    _mm256_storeu_pd(p, _mm256_add_pd(_mm256_loadu_pd(p), low));
+    _mm256_storeu_pd(p + 4, _mm256_add_pd(_mm256_loadu_pd(p + 4), high));
+  }
+  static Float load_stored(const float* p, int64_t count) {
+    if (count >= kWidth) return _mm256_loadu_ps(p);
+    alignas(32) float lanes[kWidth] = {};
+    std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(float));
+    return _mm256_load_ps(lanes);
+  }
+  static Float load_stored(const uint16_t* p, int64_t count) {
+    alignas(16) uint16_t lanes[kWidth] = {};
+    const auto* source = reinterpret_cast<const __m128i*>(p);
+    if (count < kWidth) {
+      std::memcpy(lanes, p, static_cast<size_t>(count) * sizeof(uint16_t));
+      source = reinterpret_cast<const __m128i*>(lanes);
+    }
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(source)), 16));
+  }
   /// to[j][i] = from[i][j], 8 x 8.
   static void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
     for (int j = 0; j < kWidth; ++j) {

@@ -53,6 +53,12 @@ struct WeightGradientProblem {
 struct Engine {
   void (*gather)(const GatherProblem& problem);
   void (*weight_gradient)(const WeightGradientProblem& problem);
+  /// Adds to sums and squares (rounded up to whole vectors, as is `shift`) what Output::sums asks for, over
+  /// `pixels` neighbouring pixels.
+  void (*sum_floats)(const float* y, int64_t pixels, int64_t channels, const float* shift, double* sums,
+                     double* squares);
+  void (*sum_halves)(const uint16_t* y, int64_t pixels, int64_t channels, const float* shift, double* sums,
+                     double* squares);
 };
 
 }  // namespace bitdial::kernels::vector

@@ -19,7 +19,9 @@
 //   int32_t sum_bytes(p, count)
 //   Float                float lanes: load(p), multiply(v, v), add(v, v), store(p, v, count) and
 //   store_pair(p, v, v) to
-//                        float* or uint16_t* (bfloat16, half to even), quiet(v): NaN as bfloat16 keeps it
+//                        float* or uint16_t* (bfloat16, half to even), quiet(v): NaN as bfloat16 keeps it;
+//   zero_float(), subtract(v, v), multiply_add(v, v, v) rounded once, add_to(double* p, v), and
+//   load_stored(p, count)  what store wrote, the lanes behind `count` zero
 //   Float to_float(s), to_float(d0, d1), to_float(d00, d01, d10, d11)   the value of int32 digits of base
 //   256, d01 and
 //                        d10 of weight 256, rounded once

@@ -1,0 +1,18 @@
+#pragma once
+
+#include "bitdial/kernels/vector/channel_sums.h"
+#include "bitdial/kernels/vector/gather.h"
+#include "bitdial/kernels/vector/weight_gradient.h"
+
+namespace bitdial::kernels::vector {
+namespace {
+
+/// The kernels over one `Isa` type (tile.h).
+template <class Isa>
+constexpr Engine kEngineOf = {
+    [](const GatherProblem& problem) { Gather<Isa>(problem).run(); },
+    [](const WeightGradientProblem& problem) { WeightGradient<Isa>(problem).run(); }, sum_pixels<Isa, float>,
+    sum_pixels<Isa, uint16_t>};
+
+}  // namespace
+}  // namespace bitdial::kernels::vector
