@@ -112,7 +112,7 @@ CodeRange code_range(const Format& format) {
     case ScaleRule::kFloat:
       break;
   }
-  fail("format", "float32 has no codes");
+  fail("format", "a float has no codes");
 }
 
 float Range::absmax() const { return std::max(std::fabs(min), std::fabs(max)); }
@@ -120,7 +120,11 @@ float Range::absmax() const { return std::max(std::fabs(min), std::fabs(max)); }
 bool Range::is_finite() const { return std::isfinite(min) && std::isfinite(max); }
 
 void check(const Format& format) {
-  if (format.is_float()) return;
+  if (format.is_float()) {
+    require(format.word_length == 32 || format.is_bfloat16(), "format",
+            "a float has 32 or (bfloat16) 16 bits, not {}", format.word_length);
+    return;
+  }
   require(format.word_length >= 2 && format.word_length <= 32, "format", "word length {} is outside 2..32",
           format.word_length);
   require(format.rule != ScaleRule::kFixed || std::abs(format.fraction_length) <= kMaxExponent, "format",
@@ -168,7 +172,7 @@ std::string to_string(const Format& format) {
   std::string text;
   switch (format.rule) {
     case ScaleRule::kFloat:
-      return "float32";
+      return format.is_bfloat16() ? "bfloat16" : "float32";
     case ScaleRule::kFixed:
       text = fmt::format("fixed<{},{}>", n, format.fraction_length);
       break;

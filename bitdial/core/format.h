@@ -8,7 +8,7 @@ namespace bitdial {
 
 /// How a scale follows from a word length and the range of a tensor.
 enum class ScaleRule : uint8_t {
-  kFloat,             ///< not quantised
+  kFloat,             ///< not quantised: float32, or bfloat16 where the word length is 16
   kFixed,             ///< fixed point <WL,FL>: step 2^-FL, no look at the data (AdaPT)
   kPowerOfTwo,        ///< step 2^s, s = ceil(log2(absmax / (2^(n-1) - 1))) (APT, rule `ceil`)
   kPowerOfTwoVendor,  ///< step 2^s, s = floor(log2 absmax) - (n - 2) (APT, rule `vendor`)
@@ -45,7 +45,9 @@ struct Format {
   bool operator==(const Format&) const = default;
 
   bool is_float() const { return rule == ScaleRule::kFloat; }
+  bool is_bfloat16() const { return is_float() && word_length == 16; }
   static Format float32() { return {}; }
+  static Format bfloat16() { return {.word_length = 16}; }
 };
 
 /// The integer type that carries the codes. Above 16 bits codes live as fixed-point values in float32
@@ -100,7 +102,8 @@ QuantParams choose_params(const Format& format, Range range);
 /// absmax = 0 gives 0.
 int power_of_two_exponent(ScaleRule rule, float absmax, int word_length);
 
-/// "float32", "fixed<8,4>", "pow2-8", "pow2v-8" (vendor rule), "sym-8", "affine-8", with suffixes "/channel",
+/// "float32", "bfloat16", "fixed<8,4>", "pow2-8", "pow2v-8" (vendor rule), "sym-8", "affine-8", with suffixes
+/// "/channel",
 /// "/sample", "+zero" (exact zero), "+sr".
 std::string to_string(const Format& format);
 

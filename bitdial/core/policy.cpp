@@ -20,6 +20,24 @@ std::string_view to_string(TensorRole role) {
   fail("policy", "unknown tensor role {}", static_cast<int>(role));
 }
 
+std::string_view to_string(GemmArithmetic arithmetic) {
+  switch (arithmetic) {
+    case GemmArithmetic::kInt8:
+      return "int8";
+    case GemmArithmetic::kInt8x16:
+      return "int8x16";
+    case GemmArithmetic::kInt16x8:
+      return "int16x8";
+    case GemmArithmetic::kInt16:
+      return "int16";
+    case GemmArithmetic::kBFloat16:
+      return "bfloat16";
+    case GemmArithmetic::kFloat32:
+      return "float32";
+  }
+  fail("policy", "unknown arithmetic {}", static_cast<int>(arithmetic));
+}
+
 std::string_view to_string(LayerKind kind) {
   switch (kind) {
     case LayerKind::kConv2d:

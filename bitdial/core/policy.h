@@ -43,6 +43,24 @@ struct TensorId {
   bool operator==(const TensorId&) const = default;
 };
 
+/// The products of a layer's training step.
+enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
+inline constexpr int kGemms = 3;
+
+/// What a GEMM may run on; of the mixed ones the first width is that of the left operand (X, dY, X).
+enum class GemmArithmetic : uint8_t { kInt8, kInt8x16, kInt16x8, kInt16, kBFloat16, kFloat32 };
+inline constexpr int kGemmArithmetics = 6;
+std::string_view to_string(GemmArithmetic arithmetic);  ///< "int8", "int8x16", ..., "bfloat16", "float32"
+
+/// Predicted seconds of a training step's parts on this machine; layers as in Policy::attach.
+class Timings {
+ public:
+  virtual ~Timings() = default;
+  virtual double gemm(int layer, Gemm gemm, GemmArithmetic arithmetic) = 0;
+  /// One pass that turns an operand (kWeight, kInput, kGradBprop) into codes, or into bfloat16.
+  virtual double convert(int layer, TensorRole role, bool to_bfloat16) = 0;
+};
+
 /// What a policy may measure of a tensor that is about to be quantised. The first call of each measure costs
 /// one pass over the tensor; results are kept for the lifetime of the probe.
 class TensorProbe {
@@ -146,6 +164,10 @@ class Policy {
   /// The arithmetic outside quantised GEMMs.
   virtual FloatArithmetic float_arithmetic() const { return FloatArithmetic::kFloat32; }
   virtual Normalization normalization() const { return Normalization::kBatch; }
+  /// True when the policy decides by speed; the owner of the session calls set_timings once, after attach.
+  /// Without timings such a policy takes the narrowest arithmetic for the fastest.
+  virtual bool needs_timings() const { return false; }
+  virtual void set_timings(std::shared_ptr<Timings>) {}
   /// False when the policy never quantises: layers then run LibTorch's own kernels.
   virtual bool quantizes() const { return true; }
 

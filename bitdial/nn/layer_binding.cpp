@@ -172,7 +172,7 @@ class LayerOperands : public ops::Operands {
   Copies quantize(TensorRole role, const at::Tensor& x, Probe& probe, const TensorPlan& plan, Wanted wanted) {
     if (plan.format.is_float()) {
       if (training_) remember(role, plan, {}, {});
-      const QuantizedTensor values = ops::unquantized(x);
+      const QuantizedTensor values = ops::unquantized(x, plan.format);
       return {.kept = values, .whole = wanted.whole ? values : QuantizedTensor{}};
     }
     const Scales scales = choose_scales(role, x, probe, plan);
@@ -308,6 +308,7 @@ class LayerOperands : public ops::Operands {
     record.bits_b = b.format.word_length;
     record.is_integer =
         ops::runs_on_integers(core()->options().arithmetic, a, keeps_axis_of_a, b, keeps_axis_of_b);
+    record.is_bfloat16 = !record.is_integer && (a.format.is_bfloat16() || b.format.is_bfloat16());
   }
 
   std::shared_ptr<LayerBinding> layer_;

@@ -36,6 +36,7 @@ std::vector<Gemm> readers(TensorRole role) {
 }
 
 std::string arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
+  if (gemm.is_bfloat16) return "bfloat16";
   const bool is_float = gemm.bits_a >= 32 && gemm.bits_b >= 32;
   if (arithmetic == Arithmetic::kSimulated && !is_float) return "simulated";
   if (!gemm.is_integer) return "float32";
@@ -96,8 +97,9 @@ nlohmann::json layer_state(const LayerInfo& info, const LayerBinding& layer) {
   nlohmann::json gemms = nlohmann::json::array();
   for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
     const GemmRecord& record = layer.gemm(gemm);
-    gemms.push_back(record.is_known ? nlohmann::json{record.bits_a, record.bits_b, record.is_integer}
-                                    : nullptr);
+    gemms.push_back(record.is_known
+                        ? nlohmann::json{record.bits_a, record.bits_b, record.is_integer, record.is_bfloat16}
+                        : nullptr);
   }
   return {{"name", info.name}, {"macs", info.macs}, {"tensors", tensors}, {"gemms", gemms}};
 }
@@ -111,7 +113,8 @@ void load_layer(const nlohmann::json& json, LayerBinding& layer) {
     const nlohmann::json& record = json.at("gemms").at(static_cast<size_t>(gemm));
     layer.gemm(gemm) = record.is_null() ? GemmRecord{}
                                         : GemmRecord{true, record.at(0).get<int>(), record.at(1).get<int>(),
-                                                     record.at(2).get<bool>()};
+                                                     record.at(2).get<bool>(),
+                                                     record.size() > 3 && record.at(3).get<bool>()};
   }
 }
 
@@ -121,7 +124,7 @@ int widest_bits(const LayerBinding& layer, Arithmetic arithmetic) {
   for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
     const GemmRecord& record = layer.gemm(gemm);
     if (!record.is_known) continue;
-    const bool is_float = arithmetic == Arithmetic::kInteger && !record.is_integer;
+    const bool is_float = record.is_bfloat16 || (arithmetic == Arithmetic::kInteger && !record.is_integer);
     bits = std::max({bits, record.bits_a, record.bits_b, is_float ? 32 : 0});
   }
   return bits == 0 ? 32 : bits;
@@ -229,7 +232,7 @@ void SessionCore::add_event(int layer, TensorRole role, const TensorPlan& plan,
   event.step = step_.step;
   event.layer = layers_[static_cast<size_t>(layer)].name;
   event.tensor = role;
-  event.bits = plan.format.is_float() ? 32 : plan.format.word_length;
+  event.bits = plan.format.word_length;
   const auto& scale = plan.params ? *plan.params : params.empty() ? QuantParams{} : params[0];
   const bool has_scale = !plan.format.is_float() && (plan.params || params.size() == 1);
   if (plan.format.rule == ScaleRule::kFixed) {
@@ -256,7 +259,7 @@ PrecisionSummary SessionCore::summary() const {
       for (const TensorRole role : roles) {
         const TensorRecord& record = layer->record(role);
         if (!record.is_planned && roles.size() > 1) continue;
-        bits += record.is_planned && !record.format.is_float() ? record.format.word_length : 32;
+        bits += record.is_planned ? record.format.word_length : 32;
         ++count;
       }
     }

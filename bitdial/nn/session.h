@@ -29,7 +29,7 @@ struct PrecisionEvent {
   std::optional<float> scale_log2;     ///< log2 of the step, where the tensor has one scale
   std::optional<int> fraction_length;  ///< fixed point only
   /// Of the GEMMs that read the operand, comma-separated where they differ: "int8", "int16", "int8xint16",
-  /// "float32" (kernels or LibTorch) or "simulated".
+  /// "bfloat16", "float32" (LibTorch) or "simulated".
   std::string arithmetic;
   std::string reason;
   nlohmann::json evidence;

@@ -30,14 +30,13 @@ struct TensorRecord {
   bool measure_next = false;        ///< the last quantise saturated too much
 };
 
-enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
-
 /// The operands that a GEMM last ran with.
 struct GemmRecord {
   bool is_known = false;
   int bits_a = 32;
   int bits_b = 32;
-  bool is_integer = false;  ///< ran on the integer kernels
+  bool is_integer = false;   ///< ran on the integer kernels
+  bool is_bfloat16 = false;  ///< ran in bfloat16
 };
 
 class SessionCore : public std::enable_shared_from_this<SessionCore> {

@@ -48,7 +48,7 @@ class FixedOperands : public Operands {
   }
 
   QuantizedTensor quantized(const at::Tensor& x, const Format& format, TensorRole role, bool whole) const {
-    if (format.is_float()) return unquantized(x);
+    if (format.is_float()) return unquantized(x, format);
     const RandomKey key =
         random_key({.seed = seed_, .tensor = static_cast<uint32_t>(role), .call = whole ? 1U : 0U});
     const auto ranges = measure_range(x, format.granularity, format.range_statistic);

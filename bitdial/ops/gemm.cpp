@@ -29,7 +29,12 @@ struct Problem {
 
   const char* name() const { return is_linear ? "linear" : "conv2d"; }
   bool channels_last() const { return !is_linear && arithmetic == Arithmetic::kInteger; }
-  at::ScalarType compute_dtype() const { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+  /// What a GEMM outside the integer kernels multiplies in.
+  at::ScalarType compute_dtype(const QuantizedTensor& a, const QuantizedTensor& b) const {
+    if (dtype == at::kDouble) return at::kDouble;
+    return a.format.is_bfloat16() || b.format.is_bfloat16() ? at::kBFloat16 : at::kFloat;
+  }
 };
 
 kernels::Operand operand(const QuantizedTensor& x) {
@@ -57,8 +62,8 @@ at::Tensor float_forward(const Problem& p, const at::Tensor& x, const at::Tensor
 at::Tensor fprop(const Problem& p, const QuantizedTensor& x, const QuantizedTensor& w,
                  const at::Tensor& bias) {
   if (!runs_on_integers(p.arithmetic, x, true, w, true)) {
-    return float_forward(p, dequantize(x, p.compute_dtype()), dequantize(w, p.compute_dtype()), bias)
-        .to(p.dtype);
+    const at::ScalarType dtype = p.compute_dtype(x, w);
+    return float_forward(p, dequantize(x, dtype), dequantize(w, dtype), bias).to(p.dtype);
   }
   at::Tensor y = empty(p.y_sizes, p.dtype);
   const at::Tensor b = bias.defined() ? bias.detach().to(at::kFloat).contiguous() : bias;
@@ -79,8 +84,9 @@ at::Tensor float_convolution_backward(const Problem& p, const at::Tensor& dy, co
 
 at::Tensor bprop(const Problem& p, const QuantizedTensor& dy, const QuantizedTensor& w) {
   if (!runs_on_integers(p.arithmetic, dy, true, w, false)) {
-    const at::Tensor g = dequantize(dy, p.compute_dtype());
-    const at::Tensor values = dequantize(w, p.compute_dtype());
+    const at::ScalarType dtype = p.compute_dtype(dy, w);
+    const at::Tensor g = dequantize(dy, dtype);
+    const at::Tensor values = dequantize(w, dtype);
     if (p.is_linear) return g.matmul(values).to(p.dtype);
     const at::Tensor x = at::empty(p.x_sizes, g.options(), g.suggest_memory_format());
     return float_convolution_backward(p, g, x, values, 0).to(p.dtype);
@@ -92,13 +98,16 @@ at::Tensor bprop(const Problem& p, const QuantizedTensor& dy, const QuantizedTen
 
 at::Tensor wtgrad(const Problem& p, const QuantizedTensor& x, const QuantizedTensor& dy) {
   if (!runs_on_integers(p.arithmetic, x, false, dy, false)) {
-    const at::Tensor g = dequantize(dy, p.compute_dtype());
-    const at::Tensor values = dequantize(x, p.compute_dtype());
+    const at::ScalarType dtype = p.compute_dtype(x, dy);
+    const at::ScalarType master = p.dtype == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor g = dequantize(dy, dtype);
+    const at::Tensor values = dequantize(x, dtype);
     if (p.is_linear) {
-      return g.reshape({-1, p.shape.out_channels}).t().matmul(values.reshape({-1, p.shape.in_channels}));
+      const at::Tensor rows = g.reshape({-1, p.shape.out_channels});
+      return rows.t().matmul(values.reshape({-1, p.shape.in_channels})).to(master);
     }
     const at::Tensor w = at::empty(p.w_sizes, g.options(), g.suggest_memory_format());
-    return float_convolution_backward(p, g, values, w, 1);
+    return float_convolution_backward(p, g, values, w, 1).to(master);
   }
   at::Tensor dw = empty(p.w_sizes, at::kFloat);
   kernels::conv2d_backward_weight(p.shape, operand(x), operand(dy), dw.mutable_data_ptr<float>());

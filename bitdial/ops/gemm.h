@@ -53,9 +53,9 @@ struct ConvOptions {
 /// the quantisers unchanged (straight-through, unmasked); the bias is not quantised and its gradient is the
 /// sum of the unquantised dY. Saved for backward are the codes. Each GEMM runs on the integer kernels when
 /// `arithmetic` is kInteger, both operands have integer codes and no scale varies along the reduced axis;
-/// otherwise in LibTorch's float arithmetic on the values: float32, or float64 where x is float64 (kSimulated
-/// only). y has the type of x: float32, bfloat16, or float64. The result of differentiating twice is an
-/// Error.
+/// otherwise in LibTorch's float arithmetic on the values: bfloat16 where an operand's format is that,
+/// otherwise float32, or float64 where x is float64 (kSimulated only). y has the type of x: float32,
+/// bfloat16, or float64. The result of differentiating twice is an Error.
 at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   const ConvOptions& options, Arithmetic arithmetic, std::shared_ptr<Operands> operands);
 

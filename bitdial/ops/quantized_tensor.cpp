@@ -161,7 +161,9 @@ QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::sp
   return result;
 }
 
-QuantizedTensor unquantized(const at::Tensor& x) { return {.codes = x, .params = {}, .format = {}}; }
+QuantizedTensor unquantized(const at::Tensor& x, const Format& format) {
+  return {.codes = format.is_bfloat16() ? x.to(at::kBFloat16) : x, .params = {}, .format = format};
+}
 
 at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype) {
   if (!x.has_codes()) return x.codes.to(dtype);

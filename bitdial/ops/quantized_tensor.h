@@ -51,8 +51,8 @@ std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, int exp
 QuantizedTensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics = nullptr);
 
-/// A float tensor as an operand that is not quantised.
-QuantizedTensor unquantized(const at::Tensor& x);
+/// A float tensor as an operand that is not quantised: as it is, or in bfloat16 where `format` is that.
+QuantizedTensor unquantized(const at::Tensor& x, const Format& format = Format::float32());
 
 /// The values in `dtype` (a floating type), in the memory order of the codes. In float64 the values are
 /// exact.

@@ -87,6 +87,15 @@ class OverridePolicy : public Policy {
   FloatArithmetic float_arithmetic() const override { return policies_[0]->float_arithmetic(); }
   Normalization normalization() const override { return policies_[0]->normalization(); }
 
+  bool needs_timings() const override {
+    return std::any_of(policies_.begin(), policies_.end(),
+                       [](const auto& policy) { return policy->needs_timings(); });
+  }
+
+  void set_timings(std::shared_ptr<Timings> timings) override {
+    for (const auto& policy : policies_) policy->set_timings(timings);
+  }
+
   bool quantizes() const override {
     return std::any_of(policies_.begin(), policies_.end(),
                        [](const auto& policy) { return policy->quantizes(); });

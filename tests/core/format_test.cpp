@@ -62,6 +62,8 @@ TEST(Format, CodesFitTheirContainers) {
   }
   EXPECT_EQ(container(Format::float32()), Container::kFloat32);
   EXPECT_FALSE(has_integer_codes(Format::float32()));
+  EXPECT_FALSE(has_integer_codes(Format::bfloat16()));
+  EXPECT_TRUE(Format::bfloat16().is_float() && !Format::float32().is_bfloat16());
   EXPECT_THROW(code_range(Format::float32()), Error);
 }
 
@@ -196,6 +198,7 @@ TEST(Format, ExactZeroIsACodeWhateverTheRange) {
 TEST(Format, ImpossibleFormatsAndRangesAreRefused) {
   EXPECT_THROW(check(make(ScaleRule::kSymmetric, 1)), Error);
   EXPECT_THROW(check(make(ScaleRule::kSymmetric, 33)), Error);
+  EXPECT_THROW(check(make(ScaleRule::kFloat, 8)), Error);
   Format fixed = make(ScaleRule::kFixed, 8);
   fixed.fraction_length = 127;
   EXPECT_THROW(check(fixed), Error);
@@ -211,6 +214,8 @@ TEST(Format, ImpossibleFormatsAndRangesAreRefused) {
 TEST(Format, NamesAreShort) {
   Format format;
   EXPECT_EQ(to_string(format), "float32");
+  EXPECT_EQ(to_string(Format::bfloat16()), "bfloat16");
+  EXPECT_EQ(nlohmann::json(Format::bfloat16()).get<Format>(), Format::bfloat16());
   format = make(ScaleRule::kFixed, 8);
   format.fraction_length = 4;
   EXPECT_EQ(to_string(format), "fixed<8,4>");

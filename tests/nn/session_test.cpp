@@ -362,6 +362,28 @@ TEST(Session, EventsNameFloatAndSimulatedArithmetic) {
   }
 }
 
+TEST(Session, EventsNameBFloat16) {
+  const Format eight = format_of(ScaleRule::kSymmetric, 8), narrow = Format::bfloat16();
+  auto net = make_net<Net>();
+  std::map<TensorRole, PrecisionEvent> events;
+  Session session(std::make_shared<TablePolicy>(eight, eight, narrow, eight, narrow),
+                  {.on_event = [&](const PrecisionEvent& event) {
+                    if (event.layer == "fc2") events[event.tensor] = event;
+                  }});
+  session.attach(*net);
+  auto optimizer = sgd(*net);
+  train_step(*net, session, optimizer, 0);
+  EXPECT_EQ(events[TensorRole::kWeight].arithmetic, "int8");
+  EXPECT_EQ(events[TensorRole::kGradWtgrad].arithmetic, "bfloat16");
+  EXPECT_EQ(events[TensorRole::kGradWtgrad].bits, 16);
+  EXPECT_DOUBLE_EQ(session.summary().float_layers, 1.0);
+  Session other(std::make_shared<TablePolicy>(eight, eight, narrow, eight, narrow));
+  auto copy = make_net<Net>();
+  other.attach(*copy);
+  other.load_state(session.state());
+  EXPECT_EQ(other.state(), session.state());
+}
+
 TEST(Session, PreviousRangesAndSaturation) {
   Format f = format_of(ScaleRule::kSymmetric, 8);
   f.range_source = RangeSource::kPrevious;

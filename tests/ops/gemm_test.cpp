@@ -308,6 +308,41 @@ TEST(QuantizedGemms, BFloat16InAndOut) {
   EXPECT_TRUE(at::equal(w.grad(), wide.dw));
 }
 
+// A GEMM with an operand in bfloat16 is LibTorch's in bfloat16; the others stay what they were.
+TEST(QuantizedGemms, BFloat16Operands) {
+  torch::manual_seed(9);
+  std::mt19937 random(9);
+  const Format eight = format(ScaleRule::kSymmetric, 8);
+  for (const bool is_linear : {false, true}) {
+    Case c = is_linear ? random_linear(random) : random_conv(random);
+    c.x = c.x.contiguous(c.x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
+    OperandFormats formats = formats_of(Format::bfloat16(), Format::bfloat16(), Format::bfloat16());
+    const Results narrow = run(c, formats, Arithmetic::kInteger, at::kFloat);
+    const auto bf16 = [](const Tensor& t) { return t.defined() ? t.to(at::kBFloat16) : t; };
+    const Tensor x = bf16(c.x).requires_grad_(), w = bf16(c.w).requires_grad_();
+    const Tensor y = c.is_linear ? at::linear(x, w, bf16(c.b))
+                                 : at::conv2d(x, w, bf16(c.b), c.options.stride, c.options.padding,
+                                              c.options.dilation, c.options.groups);
+    y.backward(bf16(c.dy));
+    const auto is_close = [](const Tensor& a, const Tensor& b) {
+      return at::allclose(a, b.to(at::kFloat), 0x1p-7, 1e-4);
+    };
+    EXPECT_TRUE(is_close(narrow.y, y));
+    EXPECT_TRUE(is_close(narrow.dx, x.grad()));
+    EXPECT_TRUE(is_close(narrow.dw, w.grad()));
+    EXPECT_TRUE(at::equal(narrow.y, narrow.y.to(at::kBFloat16).to(at::kFloat))) << "computed in bfloat16";
+    EXPECT_EQ(narrow.dw.scalar_type(), at::kFloat);
+
+    formats = formats_of(eight, eight, eight);
+    const Results integer = run(c, formats, Arithmetic::kInteger, at::kFloat);
+    formats.input_wtgrad = formats.grad_wtgrad = Format::bfloat16();
+    const Results mixed = run(c, formats, Arithmetic::kInteger, at::kFloat);
+    EXPECT_TRUE(at::equal(mixed.y, integer.y));
+    EXPECT_TRUE(at::equal(mixed.dx, integer.dx));
+    EXPECT_TRUE(at::equal(mixed.dw, narrow.dw));
+  }
+}
+
 // Records what an autograd function was given.
 class Recorder : public Operands {
  public:
