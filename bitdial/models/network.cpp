@@ -46,7 +46,8 @@ nn::Conv2d LayerFactory::conv(const std::string& name, int64_t out_channels, int
 
 torch::nn::AnyModule LayerFactory::norm(const std::string& name) {
   add_row(name, "norm2d", shape_).parameters = 2 * shape_.channels;
-  return nn::make_norm2d(options_.normalization, shape_.channels);
+  return nn::make_norm2d(options_.normalization, shape_.channels, static_cast<int64_t>(table_.size()),
+                         options_.range_norm_bits);
 }
 
 nn::Linear LayerFactory::linear(const std::string& name, int64_t out_features) {

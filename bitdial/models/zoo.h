@@ -35,6 +35,8 @@ struct LayerRow {
 struct Options {
   int64_t classes = 10;
   Normalization normalization = Normalization::kBatch;
+  /// Range BN only: word length of its input and output gradient; 0: neither is quantised.
+  int range_norm_bits = 8;
   /// Channels of the images; absent: what the network was published with (1 for lenet5, otherwise 3).
   std::optional<int64_t> in_channels = std::nullopt;
   /// Edge of the square images; absent: 32 or, for the ImageNet networks, 224. Linear layers follow it.

@@ -234,8 +234,11 @@ Tensor RangeBatchNorm2dImpl::forward(const Tensor& input) {
     y = x.sub(per_channel(running_mean)).mul(per_channel(scale)).add(per_channel(beta));
   }
   if (options.quantize_bits && is_training()) {
-    const RandomKey key = random_key(
-        {.seed = options.seed, .step = static_cast<uint64_t>(num_batches_tracked.item<int64_t>())});
+    // A stream apart from those of the layers' operands.
+    const RandomKey key = random_key({.seed = options.seed,
+                                      .step = static_cast<uint64_t>(num_batches_tracked.item<int64_t>()),
+                                      .layer = static_cast<uint32_t>(options.layer),
+                                      .tensor = kTensorRoles});
     y = QuantizeGradient::apply(y, int64_t{*options.quantize_bits}, int64_t{key.a}, int64_t{key.b});
   }
   return is_narrow ? y.to(input.scalar_type()) : y;
@@ -262,9 +265,14 @@ Tensor RangeBatchNorm2dImpl::quantize_input(const Tensor& x) {
   return QuantizeInput::apply(x, format, range);
 }
 
-torch::nn::AnyModule make_norm2d(Normalization normalization, int64_t channels) {
-  if (normalization == Normalization::kRange) return torch::nn::AnyModule(RangeBatchNorm2d(channels));
-  return torch::nn::AnyModule(torch::nn::BatchNorm2d(channels));
+torch::nn::AnyModule make_norm2d(Normalization normalization, int64_t channels, int64_t layer,
+                                 int range_norm_bits) {
+  if (normalization == Normalization::kBatch) return torch::nn::AnyModule(torch::nn::BatchNorm2d(channels));
+  RangeBatchNorm2dOptions options(channels);
+  if (range_norm_bits > 0) options.quantize_bits = range_norm_bits;
+  options.seed = at::globalContext().defaultGenerator(at::kCPU).current_seed();
+  options.layer = layer;
+  return torch::nn::AnyModule(RangeBatchNorm2d(options));
 }
 
 }  // namespace bitdial::nn

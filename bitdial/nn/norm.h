@@ -20,7 +20,8 @@ struct RangeBatchNorm2dOptions {
   /// When set, the input (one affine range per tensor: mean over samples of the extremes; running range at
   /// evaluation) and the output gradient (extremes, stochastic rounding) are quantised to this many bits.
   std::optional<int> quantize_bits;
-  uint64_t seed = 0;  ///< of the stochastic rounding: a different one for each layer
+  uint64_t seed = 0;  ///< of the stochastic rounding
+  int64_t layer = 0;  ///< two layers of a network draw different random numbers
 };
 
 /// Batch normalisation by the range instead of the standard deviation: with the B*H*W values of a channel
@@ -50,7 +51,13 @@ class RangeBatchNorm2dImpl : public torch::nn::Cloneable<RangeBatchNorm2dImpl> {
 };
 TORCH_MODULE(RangeBatchNorm2d);
 
-/// The 2-d normalisation that a policy asks for.
-torch::nn::AnyModule make_norm2d(Normalization normalization, int64_t channels);
+/// Word length that SBM's code gives the quantisers inside Range BN.
+inline constexpr int kRangeNormBits = 8;
+
+/// The 2-d normalisation that a policy asks for. `layer` numbers the normalisations of a network. Range BN
+/// quantises its input and output gradient to `range_norm_bits` (0: not at all); its random numbers follow
+/// from the seed of LibTorch's default generator.
+torch::nn::AnyModule make_norm2d(Normalization normalization, int64_t channels, int64_t layer = 0,
+                                 int range_norm_bits = kRangeNormBits);
 
 }  // namespace bitdial::nn

@@ -12,7 +12,7 @@
 #include "bitdial/core/suggest.h"
 #include "bitdial/policies/overrides.h"
 #include "bitdial/policies/registry.h"
-#include "bitdial/train/atomic_file.h"
+#include "bitdial/core/atomic_file.h"
 #include "bitdial/train/recipe_keys.h"
 
 // Recipes come from files and command lines; comparisons of floats inside the parser are not ours to warn
@@ -380,6 +380,9 @@ void check_recipe(const Recipe& recipe) {
   require(recipe.train.micro_batches <= recipe.data.batch_size, "recipe",
           "train.micro_batches = {} is more than data.batch_size = {}", recipe.train.micro_batches,
           recipe.data.batch_size);
+  require(recipe.model.range_norm_bits != 1, "recipe", "model.range_norm_bits must be 0 or 2 .. 16, got 1");
+  require(!recipe.model.zero_last_gamma || recipe.model.name.starts_with("resnet"), "recipe",
+          "model.zero_last_gamma is for residual networks, {} has no residual blocks", recipe.model.name);
   const OptimizerRecipe& optimizer = recipe.optimizer;
   require(!optimizer.nesterov || (optimizer.momentum > 0.0 && optimizer.dampening == 0.0), "recipe",
           "optimizer.nesterov needs momentum above 0 and dampening = 0, got {} and {}", optimizer.momentum,

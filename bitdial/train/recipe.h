@@ -46,6 +46,8 @@ struct ModelRecipe {
   std::string name = "resnet20-cifar";
   std::string init;                    ///< PyTorch state dict or safetensors to start from; empty: random
   std::string normalization = "auto";  ///< auto: what the policy asks for
+  int64_t range_norm_bits = 8;         ///< Range BN: of its input and output gradient; 0: float
+  bool zero_last_gamma = false;        ///< residual networks
 
   bool operator==(const ModelRecipe&) const = default;
 };

@@ -56,6 +56,10 @@ void visit(ModelRecipe& model, KeyVisitor& visitor) {
   visitor.key("init", model.init, Words{}, "PyTorch state dict or safetensors to start from; empty: random");
   visitor.key("normalization", model.normalization, Words{"auto", "batch", "range"},
               "auto: what the policy asks for; range: Range BN (Banner et al. 2018)");
+  visitor.key("range_norm_bits", model.range_norm_bits, between(0, 16),
+              "word length of the input and the output gradient of Range BN; 0: not quantised");
+  visitor.key("zero_last_gamma", model.zero_last_gamma,
+              "residual networks: the scale of the last normalisation of each block starts at 0");
 }
 
 void visit(TrainRecipe& train, KeyVisitor& visitor) {

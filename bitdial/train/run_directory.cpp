@@ -15,7 +15,7 @@
 #include <utility>
 
 #include "bitdial/core/error.h"
-#include "bitdial/train/atomic_file.h"
+#include "bitdial/core/atomic_file.h"
 
 namespace bitdial::train {
 namespace {
@@ -40,6 +40,12 @@ bool has_started(const std::filesystem::path& path) {
   }
   const bool empty = std::filesystem::is_empty(path / "checkpoints", error);
   return !error && !empty;
+}
+
+void write_recipe(const std::filesystem::path& file, const Recipe& recipe) {
+  const std::string text = to_toml(recipe);
+  const std::span<const std::byte> part = std::as_bytes(std::span(text));
+  write_atomically(file, std::span(&part, 1));
 }
 
 }  // namespace
@@ -141,9 +147,7 @@ RunDirectory RunDirectory::create(const std::filesystem::path& path, const Recip
           "{0} holds a run already; choose another folder or go on with --resume {0}", path.string());
   create_folder(path);
   create_folder(path / "checkpoints");
-  const std::string text = to_toml(recipe);
-  const std::span<const std::byte> part = std::as_bytes(std::span(text));
-  write_atomically(path / "recipe.toml", std::span(&part, 1));
+  write_recipe(path / "recipe.toml", recipe);
   return RunDirectory(path);
 }
 
@@ -152,6 +156,8 @@ RunDirectory RunDirectory::open(const std::filesystem::path& path) {
   create_folder(path / "checkpoints");
   return RunDirectory(path);
 }
+
+void RunDirectory::replace_recipe(const Recipe& recipe) { write_recipe(recipe_file(), recipe); }
 
 void RunDirectory::write(const MetricsLine& line) { metrics_.append(to_json_line(line)); }
 

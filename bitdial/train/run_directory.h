@@ -86,6 +86,9 @@ class RunDirectory {
   std::filesystem::path precision_file() const { return path_ / "precision.jsonl"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
+  /// Atomic.
+  void replace_recipe(const Recipe& recipe);
+
   void write(const MetricsLine& line);
   void write(const PrecisionLine& line);
 

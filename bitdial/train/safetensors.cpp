@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "bitdial/core/error.h"
-#include "bitdial/train/atomic_file.h"
+#include "bitdial/core/atomic_file.h"
 #include "bitdial/train/tensor_file.h"
 
 namespace bitdial::train {

@@ -77,6 +77,8 @@ models::Options model_options(const Recipe& recipe, const data::Dataset& dataset
   options.normalization = policy.normalization();
   if (recipe.model.normalization == "batch") options.normalization = Normalization::kBatch;
   if (recipe.model.normalization == "range") options.normalization = Normalization::kRange;
+  options.range_norm_bits = static_cast<int>(recipe.model.range_norm_bits);
+  options.zero_last_gamma = recipe.model.zero_last_gamma;
   return options;
 }
 

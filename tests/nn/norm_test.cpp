@@ -162,5 +162,33 @@ TEST(Norm2d, FactoryMakesWhatThePolicyWants) {
   EXPECT_EQ(range.forward(torch::randn({4, 5, 4, 4})).sizes(), (std::vector<int64_t>{4, 5, 4, 4}));
 }
 
+std::shared_ptr<RangeBatchNorm2dImpl> range_norm(int64_t layer, int bits = kRangeNormBits) {
+  return std::dynamic_pointer_cast<RangeBatchNorm2dImpl>(
+      make_norm2d(Normalization::kRange, 2, layer, bits).ptr());
+}
+
+// SBM: 8 bits for the input and the output gradient.
+TEST(Norm2d, RangeNormOfANetworkQuantises) {
+  const Tensor x = torch::randn({16, 2, 8, 8});
+  EXPECT_EQ(range_norm(0)->options.quantize_bits, 8);
+  EXPECT_LE(std::get<0>(at::_unique2(range_norm(0)->forward(x).select(1, 0))).numel(), 256);
+  EXPECT_FALSE(range_norm(0, 0)->options.quantize_bits);
+  EXPECT_GT(std::get<0>(at::_unique2(range_norm(0, 0)->forward(x).select(1, 0))).numel(), 900);
+}
+
+TEST(Norm2d, LayersAndSeedsDrawDifferentNumbers) {
+  torch::manual_seed(6);
+  const Tensor x = torch::randn({16, 2, 8, 8}), dy = torch::randn({16, 2, 8, 8});
+  const auto gradient = [&](uint64_t seed, int64_t layer) {
+    torch::manual_seed(seed);
+    const auto norm = range_norm(layer);
+    norm->forward(x).backward(dy);
+    return norm->bias.grad();
+  };
+  EXPECT_TRUE(at::equal(gradient(1, 0), gradient(1, 0)));
+  EXPECT_FALSE(at::equal(gradient(1, 0), gradient(1, 1)));
+  EXPECT_FALSE(at::equal(gradient(1, 0), gradient(2, 0)));
+}
+
 }  // namespace
 }  // namespace bitdial::nn

@@ -1,4 +1,4 @@
-#include "bitdial/train/atomic_file.h"
+#include "bitdial/core/atomic_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 
 #include "bitdial/core/error.h"
 
-namespace bitdial::train {
+namespace bitdial {
 
 namespace {
 
@@ -92,4 +92,4 @@ std::vector<std::byte> read_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-}  // namespace bitdial::train
+}  // namespace bitdial
