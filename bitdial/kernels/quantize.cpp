@@ -127,9 +127,9 @@ class LogicalIndex {
 template <class Input>
 class QuantizePass {
  public:
-  QuantizePass(const Input* x, const TensorShape& shape, const Format& format,
-               std::span<const QuantParams> params, RandomKey key, void* codes)
-      : x_(x), container_(container(format)), key_(key), codes_(static_cast<char*>(codes)) {
+  QuantizePass(const TensorShape& shape, const Format& format, std::span<const QuantParams> params,
+               RandomKey key, void* codes)
+      : container_(container(format)), key_(key), codes_(static_cast<char*>(codes)) {
     check_params("quantize", shape, params.size());
     for (const auto& entry : params) quantizers_.push_back(make_quantizer(format, entry));
     if (format.rounding == Rounding::kStochastic) index_.emplace(shape);
@@ -138,18 +138,21 @@ class QuantizePass {
     piece_elements_ = by_sample ? shape.channels * shape.inner : shape.elements();
   }
 
-  void block(const QuantizeKernels& kernels, int64_t begin, int64_t end, BlockStatistics& statistics) const {
+  /// x points to element `begin`.
+  void block(const QuantizeKernels& kernels, const Input* x, int64_t begin, int64_t end,
+             BlockStatistics& statistics) const {
     while (begin < end) {
       const int64_t piece_end = std::min(end, (begin / piece_elements_ + 1) * piece_elements_);
-      piece(kernels, begin, piece_end, statistics);
+      piece(kernels, x, begin, piece_end, statistics);
+      x += piece_end - begin;
       begin = piece_end;
     }
   }
 
  private:
-  void piece(const QuantizeKernels& kernels, int64_t begin, int64_t end, BlockStatistics& statistics) const {
-    QuantizeBlock block{
-        .x = x_ + begin, .codes = codes_ + begin * code_bytes(), .count = end - begin, .key = key_};
+  void piece(const QuantizeKernels& kernels, const Input* x, int64_t begin, int64_t end,
+             BlockStatistics& statistics) const {
+    QuantizeBlock block{.x = x, .codes = codes_ + begin * code_bytes(), .count = end - begin, .key = key_};
     const QuantizeKernels* chosen = &kernels;
     if (index_) {
       index_->locate(begin, block);
@@ -173,7 +176,6 @@ class QuantizePass {
     return 4;
   }
 
-  const Input* x_;
   Container container_;
   RandomKey key_;
   char* codes_;
@@ -273,10 +275,44 @@ QuantizeStatistics run_quantize(const Input* x, const TensorShape& shape, const 
                                 std::span<const QuantParams> params, RandomKey key, void* codes) {
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
-  const QuantizePass<Input> pass(x, shape, format, params, key, codes);
+  const QuantizePass<Input> pass(shape, format, params, key, codes);
   return finish(
       shape, for_each_block(shape.elements(), [&](int64_t begin, int64_t end, BlockStatistics& statistics) {
-        pass.block(kernels, begin, end, statistics);
+        pass.block(kernels, x + begin, begin, end, statistics);
+      }));
+}
+
+/// Runs body(elements, begin, end, statistics) for every block of the tensor, made just before.
+template <class Input, class Body>
+BlockStatistics for_each_computed(const ComputedTensor& x, int64_t count, const Body& body) {
+  return for_each_block(count, [&](int64_t begin, int64_t end, BlockStatistics& statistics) {
+    alignas(64) Input elements[kBlock];
+    Input* to = x.values != nullptr ? static_cast<Input*>(x.values) + begin : elements;
+    x.compute(begin, end, to);
+    body(static_cast<const Input*>(to), begin, end, statistics);
+  });
+}
+
+template <class Input>
+QuantizeStatistics run_quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                                std::span<const QuantParams> params, RandomKey key, void* codes) {
+  const IeeeFloat environment;
+  const QuantizeKernels& kernels = active_kernels();
+  const QuantizePass<Input> pass(shape, format, params, key, codes);
+  return finish(shape, for_each_computed<Input>(x, shape.elements(),
+                                                [&](const Input* elements, int64_t begin, int64_t end,
+                                                    BlockStatistics& statistics) {
+                                                  pass.block(kernels, elements, begin, end, statistics);
+                                                }));
+}
+
+template <class Input>
+Range run_measure(const ComputedTensor& x, int64_t count) {
+  const IeeeFloat environment;
+  const QuantizeKernels& kernels = active_kernels();
+  return to_range(for_each_computed<Input>(
+      x, count, [&](const Input* elements, int64_t begin, int64_t end, BlockStatistics& statistics) {
+        kernels.measure[input_index<Input>()](elements, end - begin, statistics);
       }));
 }
 
@@ -286,12 +322,12 @@ QuantizeStatistics run_quantize_with_sums(const Input* x, const TensorShape& sha
                                           std::span<const Grid> grids, AbsSums& sums) {
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
-  const QuantizePass<Input> pass(x, shape, format, params, key, codes);
+  const QuantizePass<Input> pass(shape, format, params, key, codes);
   SumsPass<Input> sums_pass(x, shape.elements(), grids, true);
   const auto statistics =
       for_each_block(shape.elements(), [&](int64_t begin, int64_t end, BlockStatistics& block_statistics) {
         sums_pass.block(kernels, begin, end);  // first: the codes may take the place of x
-        pass.block(kernels, begin, end, block_statistics);
+        pass.block(kernels, x + begin, begin, end, block_statistics);
       });
   sums = sums_pass.result();
   return finish(shape, statistics);
@@ -386,6 +422,16 @@ QuantizeStatistics quantize(const float* x, const TensorShape& shape, const Form
 QuantizeStatistics quantize(const BFloat16* x, const TensorShape& shape, const Format& format,
                             std::span<const QuantParams> params, RandomKey key, void* codes) {
   return run_quantize(x, shape, format, params, key, codes);
+}
+
+QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                            std::span<const QuantParams> params, RandomKey key, void* codes) {
+  if (x.type == OutputType::kFloat32) return run_quantize<float>(x, shape, format, params, key, codes);
+  return run_quantize<BFloat16>(x, shape, format, params, key, codes);
+}
+
+Range measure_range(const ComputedTensor& x, int64_t count) {
+  return x.type == OutputType::kFloat32 ? run_measure<float>(x, count) : run_measure<BFloat16>(x, count);
 }
 
 QuantizeStatistics quantize_with_abs_sums(const float* x, const TensorShape& shape, const Format& format,

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "bitdial/core/format.h"
@@ -80,6 +81,19 @@ QuantizeStatistics quantize(const float* x, const TensorShape& shape, const Form
                             std::span<const QuantParams> params, RandomKey key, void* codes);
 QuantizeStatistics quantize(const BFloat16* x, const TensorShape& shape, const Format& format,
                             std::span<const QuantParams> params, RandomKey key, void* codes);
+
+/// A tensor that is made block by block while it is read, so that it need not exist.
+struct ComputedTensor {
+  OutputType type = OutputType::kFloat32;
+  /// Writes elements begin .. end - 1 (memory order) to `to`; begin is a multiple of 2048, end - begin at
+  /// most that. Called once per block, from several threads.
+  std::function<void(int64_t begin, int64_t end, void* to)> compute;
+  void* values = nullptr;  ///< keeps the elements, if given
+};
+QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                            std::span<const QuantParams> params, RandomKey key, void* codes);
+/// The range of all elements.
+Range measure_range(const ComputedTensor& x, int64_t count);
 
 /// quantize and abs_sums in one pass over memory: an update step of APT after its absmax pass.
 QuantizeStatistics quantize_with_abs_sums(const float* x, const TensorShape& shape, const Format& format,

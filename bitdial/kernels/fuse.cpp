@@ -1,0 +1,254 @@
+#include "bitdial/kernels/fuse.h"
+
+#include <algorithm>
+#include <numeric>
+#include <vector>
+
+#include "bitdial/core/error.h"
+#include "bitdial/core/parallel.h"
+#include "bitdial/kernels/float_environment.h"
+#include "bitdial/kernels/fuse_kernels.h"
+#include "bitdial/kernels/isa.h"
+#include "bitdial/kernels/workspace.h"
+
+namespace bitdial::kernels {
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+const FuseKernels& active_kernels() {
+  switch (active_isa()) {
+    case Isa::kScalar:
+      return scalar::kFuse;
+    case Isa::kAvx2:
+    case Isa::kAvxVnni:
+      return avx2::kFuse;
+    case Isa::kAvx512Vnni:
+    case Isa::kAmx:
+      return avx512vnni::kFuse;
+  }
+  return scalar::kFuse;
+}
+
+size_t index_of(OutputType type) { return type == OutputType::kFloat32 ? 0 : 1; }
+int64_t bytes_of(OutputType type) { return type == OutputType::kFloat32 ? 4 : 2; }
+
+const char* element(const void* data, OutputType type, int64_t i) {
+  return data == nullptr ? nullptr : static_cast<const char*>(data) + i * bytes_of(type);
+}
+char* element(void* data, OutputType type, int64_t i) {
+  return data == nullptr ? nullptr : static_cast<char*>(data) + i * bytes_of(type);
+}
+
+/// Numbers per channel repeat after this many elements, a multiple of 16; at least 128, so that neighbouring
+/// vectors are added to different sums.
+int64_t period(int64_t channels) {
+  const int64_t once = std::lcm(channels, kLanes);
+  return once * std::max<int64_t>(1, 128 / once);
+}
+
+std::vector<float> repeated(const float* values, int64_t channels, float fallback) {
+  std::vector<float> all(static_cast<size_t>(period(channels)), fallback);
+  if (values == nullptr) return all;
+  for (size_t i = 0; i < all.size(); ++i) all[i] = values[i % static_cast<size_t>(channels)];
+  return all;
+}
+
+/// The blocks of an AffineTensor as quantise and measure ask for them.
+class AffineBlocks {
+ public:
+  explicit AffineBlocks(const AffineTensor& y)
+      : y_(y),
+        run_(active_kernels().affine[index_of(y.type)]),
+        scale_a_(repeated(y.scale_a, y.shape.channels, 1.0F)),
+        scale_b_(repeated(y.scale_b, y.shape.channels, 1.0F)),
+        shift_(repeated(y.shift, y.shape.channels, 0.0F)) {
+    require(y.shape.order == MemoryOrder::kInterleaved || y.shape.inner == 1, "fuse",
+            "tensors must be channels_last");
+  }
+
+  ComputedTensor tensor() const {
+    return {.type = y_.type,
+            .compute = [this](int64_t begin, int64_t end, void* to) { compute(begin, end, to); },
+            .values = y_.values};
+  }
+
+ private:
+  void compute(int64_t begin, int64_t end, void* to) const {
+    const auto width = static_cast<int64_t>(shift_.size());
+    run_({.a = element(y_.a, y_.type, begin),
+          .b = element(y_.b, y_.type, begin),
+          .scale_a = scale_a_.data(),
+          .scale_b = scale_b_.data(),
+          .shift = shift_.data(),
+          .width = width,
+          .phase = begin % width,
+          .activation = y_.activation,
+          .mask = y_.mask == nullptr ? nullptr : y_.mask + begin / kLanes,
+          .y = to,
+          .count = end - begin});
+  }
+
+  const AffineTensor& y_;
+  void (*run_)(const AffineBlock&);
+  std::vector<float> scale_a_, scale_b_, shift_;
+};
+
+// Float32 sums take 32 rows; a part of the fixed partition is a whole number of such runs.
+constexpr int64_t kRowsPerRun = 32;
+constexpr int64_t kPartElements = 32768;
+
+struct Sums {
+  double* sum = nullptr;
+  double* products = nullptr;
+};
+
+/// Adds up a tensor's per-channel sums: `run` adds a block at an element to float32 sums.
+template <class Run>
+void sum_channels(int64_t elements, int64_t channels, const Sums& sums, const Run& run) {
+  const int64_t width = period(channels);
+  const int64_t run_elements = kRowsPerRun * width;
+  const int64_t part_elements = std::max<int64_t>(1, kPartElements / run_elements) * run_elements;
+  const int64_t parts = (elements + part_elements - 1) / part_elements;
+  Workspace workspace;
+  auto* partial = workspace.take<double>(parts * 2 * channels);
+  parallel_for(parts, 1, [&](int64_t first, int64_t last) {
+    const IeeeFloat environment;
+    std::vector<float> now(static_cast<size_t>(2 * width));
+    for (int64_t part = first; part < last; ++part) {
+      double* out = partial + part * 2 * channels;
+      std::fill_n(out, 2 * channels, 0.0);
+      const int64_t end = std::min(elements, (part + 1) * part_elements);
+      for (int64_t begin = part * part_elements; begin < end; begin += run_elements) {
+        std::fill(now.begin(), now.end(), 0.0F);
+        run(begin, std::min(run_elements, end - begin), width, now.data(), now.data() + width);
+        for (int64_t i = 0, c = 0; i < width; ++i, c = c + 1 == channels ? 0 : c + 1) {
+          out[c] += static_cast<double>(now[static_cast<size_t>(i)]);
+          out[channels + c] += static_cast<double>(now[static_cast<size_t>(width + i)]);
+        }
+      }
+    }
+  });
+  std::fill_n(sums.sum, channels, 0.0);
+  if (sums.products != nullptr) std::fill_n(sums.products, channels, 0.0);
+  for (int64_t part = 0; part < parts; ++part) {
+    const double* from = partial + part * 2 * channels;
+    for (int64_t c = 0; c < channels; ++c) sums.sum[c] += from[c];
+    if (sums.products == nullptr) continue;
+    for (int64_t c = 0; c < channels; ++c) sums.products[c] += from[channels + c];
+  }
+}
+
+void check(const PoolShape& s) {
+  require(s.kernel >= 1 && s.kernel * s.kernel <= 255 && s.stride >= 1 && s.padding >= 0 &&
+              2 * s.padding <= s.kernel && s.out_height() >= 1 && s.out_width() >= 1,
+          "max_pool", "kernel {}, stride {}, padding {} on {}x{} pixels is impossible", s.kernel, s.stride,
+          s.padding, s.in_height, s.in_width);
+}
+
+constexpr int64_t kPixelGrain = 64;
+
+/// Runs body(image, row, column, pixel) for every pixel of images of this size.
+template <class Body>
+void for_each_pixel(int64_t batch, int64_t height, int64_t width, const Body& body) {
+  parallel_for(batch * height, std::max<int64_t>(1, kPixelGrain / width), [&](int64_t first, int64_t last) {
+    const IeeeFloat environment;
+    for (int64_t line = first; line < last; ++line) {
+      for (int64_t column = 0; column < width; ++column) {
+        body(line / height, line % height, column, line * width + column);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Range compute(const AffineTensor& y) {
+  const AffineBlocks blocks(y);
+  return measure_range(blocks.tensor(), y.shape.elements());
+}
+
+QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes) {
+  const AffineBlocks blocks(y);
+  return quantize(blocks.tensor(), y.shape, format, params, key, codes);
+}
+
+void channel_moments(OutputType type, const void* x, int64_t pixels, int64_t channels, const float* shift,
+                     double* sum, double* squares) {
+  const auto run = active_kernels().moments[index_of(type)];
+  const std::vector<float> shifts = repeated(shift, channels, 0.0F);
+  sum_channels(pixels * channels, channels, {sum, squares},
+               [&](int64_t begin, int64_t count, int64_t width, float* sums, float* products) {
+                 SumBlock block;
+                 block.x = const_cast<char*>(element(x, type, begin));  // moments only read it
+                 block.shift = shifts.data();
+                 block.width = width;
+                 block.count = count;
+                 block.sums = sums;
+                 block.products = products;
+                 run(block);
+               });
+}
+
+void gradient_sums(const GradientSums& pass) {
+  const auto run = active_kernels().gradients[index_of(pass.type)];
+  const std::vector<float> shifts = repeated(pass.shift, pass.channels, 0.0F);
+  sum_channels(pass.pixels * pass.channels, pass.channels, {pass.sum, pass.product_sum},
+               [&](int64_t begin, int64_t count, int64_t width, float* sums, float* products) {
+                 run({.x = element(pass.g, pass.type, begin),
+                      .other = element(pass.other, pass.type, begin),
+                      .mask = pass.mask == nullptr ? nullptr : pass.mask + begin / kLanes,
+                      .z = element(pass.z, pass.type, begin),
+                      .shift = shifts.data(),
+                      .width = width,
+                      .count = count,
+                      .sums = sums,
+                      .products = products});
+               });
+}
+
+void max_pool(const PoolShape& s, OutputType type, const void* x, void* y, uint8_t* where) {
+  check(s);
+  const auto run = active_kernels().max_pool[index_of(type)];
+  for_each_pixel(s.batch, s.out_height(), s.out_width(),
+                 [&](int64_t n, int64_t oh, int64_t ow, int64_t pixel) {
+                   const void* taps[255];
+                   uint8_t places[255];
+                   int64_t count = 0;
+                   for (int64_t place = 0; place < s.kernel * s.kernel; ++place) {
+                     const int64_t h = oh * s.stride - s.padding + place / s.kernel;
+                     const int64_t w = ow * s.stride - s.padding + place % s.kernel;
+                     if (h < 0 || h >= s.in_height || w < 0 || w >= s.in_width) continue;
+                     taps[count] = element(x, type, ((n * s.in_height + h) * s.in_width + w) * s.channels);
+                     places[count++] = static_cast<uint8_t>(place);
+                   }
+                   run({.taps = taps, .places = places, .count = count, .channels = s.channels},
+                       element(y, type, pixel * s.channels), where + pixel * s.channels);
+                 });
+}
+
+void max_pool_backward(const PoolShape& s, OutputType type, const void* dy, const uint8_t* where, void* dx) {
+  check(s);
+  const auto run = active_kernels().max_pool_backward[index_of(type)];
+  for_each_pixel(s.batch, s.in_height, s.in_width, [&](int64_t n, int64_t h, int64_t w, int64_t pixel) {
+    const void* taps[255];
+    const uint8_t* wheres[255];
+    uint8_t places[255];
+    int64_t count = 0;
+    for (int64_t place = 0; place < s.kernel * s.kernel; ++place) {
+      const int64_t top = h + s.padding - place / s.kernel, left = w + s.padding - place % s.kernel;
+      if (top < 0 || left < 0 || top % s.stride != 0 || left % s.stride != 0) continue;
+      const int64_t oh = top / s.stride, ow = left / s.stride;
+      if (oh >= s.out_height() || ow >= s.out_width()) continue;
+      const int64_t from = ((n * s.out_height() + oh) * s.out_width() + ow) * s.channels;
+      taps[count] = element(dy, type, from);
+      wheres[count] = where + from;
+      places[count++] = static_cast<uint8_t>(place);
+    }
+    run({.taps = taps, .places = places, .count = count, .channels = s.channels}, wheres,
+        element(dx, type, pixel * s.channels));
+  });
+}
+
+}  // namespace bitdial::kernels

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/quantize.h"
+
+/// The passes of a block around its GEMMs: normalise, add, clamp and quantise in one sweep over memory, and
+/// the same backwards. Tensors are dense channels_last, float32 or bfloat16 (one type per call); arithmetic
+/// is float32, rounded to the tensors' type where a value is stored. Results do not depend on instruction set
+/// or thread count.
+namespace bitdial::kernels {
+
+enum class Activation : uint8_t { kNone, kRelu, kRelu6 };
+
+/// Words of a bit mask: one bit per element in memory order.
+inline int64_t mask_words(int64_t elements) { return (elements + 15) / 16; }
+
+/// y = activation(scale_a[c] * a + scale_b[c] * b + shift[c]). Null pointers: scales of 1, no shift, no b, no
+/// mask.
+struct AffineTensor {
+  TensorShape shape;  ///< kInterleaved
+  OutputType type = OutputType::kFloat32;
+  const void* a = nullptr;
+  const void* b = nullptr;
+  const float* scale_a = nullptr;
+  const float* scale_b = nullptr;
+  const float* shift = nullptr;
+  Activation activation = Activation::kNone;
+  uint16_t* mask = nullptr;  ///< receives a bit per element that the activation passes unchanged
+  void* values = nullptr;    ///< receives y; may be a or b
+};
+
+/// Computes y into `values` and returns its range (both members NaN if an element is not finite).
+Range compute(const AffineTensor& y);
+
+/// Computes and quantises y in one pass: the codes and statistics of quantize() on the stored values, which
+/// are kept only if `values` is given.
+QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes);
+
+/// sum[c] = sum of d and squares[c] = sum of d^2 with d = x - shift[c]: float32 over 32 pixels or so, float64
+/// over a fixed partition.
+void channel_moments(OutputType type, const void* x, int64_t pixels, int64_t channels, const float* shift,
+                     double* sum, double* squares);
+
+/// g = mask * (g + other), in place, and its sums over the pixels of each channel: sum[c] of g,
+/// product_sum[c] of g * (z - shift[c]). Null pointers: no mask, no other, no z (and no product_sum, shift).
+struct GradientSums {
+  OutputType type = OutputType::kFloat32;
+  int64_t pixels = 0, channels = 0;
+  void* g = nullptr;
+  const void* other = nullptr;
+  const uint16_t* mask = nullptr;
+  const void* z = nullptr;
+  const float* shift = nullptr;
+  double* sum = nullptr;
+  double* product_sum = nullptr;
+};
+void gradient_sums(const GradientSums& pass);
+
+struct PoolShape {
+  int64_t batch = 1, channels = 1, in_height = 1, in_width = 1;
+  int64_t kernel = 2, stride = 2, padding = 0;  ///< kernel * kernel <= 255
+
+  int64_t out_height() const { return (in_height + 2 * padding - kernel) / stride + 1; }
+  int64_t out_width() const { return (in_width + 2 * padding - kernel) / stride + 1; }
+  int64_t input_elements() const { return batch * in_height * in_width * channels; }
+  int64_t output_elements() const { return batch * out_height() * out_width() * channels; }
+};
+
+/// y = the largest element of each window, `where` its place in the window (row * kernel + column; the first
+/// of equal ones). NaN is skipped unless a window holds nothing else.
+void max_pool(const PoolShape& shape, OutputType type, const void* x, void* y, uint8_t* where);
+
+/// dx = the sum of the gradients whose maximum an element was, in float32, rounded once.
+void max_pool_backward(const PoolShape& shape, OutputType type, const void* dy, const uint8_t* where,
+                       void* dx);
+
+}  // namespace bitdial::kernels

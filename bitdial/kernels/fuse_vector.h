@@ -1,0 +1,164 @@
+#pragma once
+
+#include "bitdial/kernels/fuse_kernels.h"
+
+/// The block passes for vectors of 16 lanes. Included once per instruction set, after its lane type; see
+/// quantize_vector.h for why nothing here calls inline functions of other headers.
+namespace bitdial::kernels {
+
+template <class V>
+struct VectorFuse {
+  using F = typename V::F;
+  using I = typename V::I;
+  using M = typename V::M;
+  static constexpr int64_t kLanes = 16;
+
+  template <class T>
+  static F rounded(F x) {
+    if constexpr (sizeof(T) == 2) {
+      return V::round_to_bfloat16(x);
+    } else {
+      return x;
+    }
+  }
+
+  // The first `count` elements, zeros behind.
+  template <class T>
+  static F load_some(const T* from, int64_t count) {
+    if (count == kLanes) return V::load(from);
+    T some[kLanes]{};
+    for (int64_t i = 0; i < count; ++i) some[i] = from[i];
+    return V::load(some);
+  }
+  template <class T, class Register>
+  static void store_some(T* to, Register x, int64_t count) {
+    if (count == kLanes) return V::store(to, x);
+    T some[kLanes];
+    V::store(some, x);
+    for (int64_t i = 0; i < count; ++i) to[i] = some[i];
+  }
+
+  // body(i, count) for every vector of the range; only the last may have fewer than 16 elements.
+  template <class Body>
+  static void for_each_vector(int64_t count, const Body& body) {
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) body(i, kLanes);
+    if (i < count) body(i, count - i);
+  }
+
+  template <class T, bool kSecond>
+  static void affine_of(const AffineBlock& p) {
+    const auto* a = static_cast<const T*>(p.a);
+    const auto* b = static_cast<const T*>(p.b);
+    auto* y = static_cast<T*>(p.y);
+    const F zero = V::set(0.0F), six = V::set(6.0F);
+    int64_t c = p.phase;
+    for_each_vector(p.count, [&](int64_t i, int64_t count) {
+      F x = V::multiply_add(load_some(a + i, count), V::load(p.scale_a + c), V::load(p.shift + c));
+      if constexpr (kSecond) x = V::multiply_add(load_some(b + i, count), V::load(p.scale_b + c), x);
+      if (p.activation != Activation::kNone) {
+        M passes = V::less(zero, x);
+        if (p.activation == Activation::kRelu6) {
+          passes = V::both(passes, V::less(x, six));
+          x = V::min(six, x);
+        }
+        x = V::max(zero, x);  // x86 order: an x that is NaN stays
+        if (p.mask != nullptr) p.mask[i / kLanes] = V::bits(V::both(passes, V::first(count)));
+      }
+      store_some(y + i, rounded<T>(x), count);
+      c = c + kLanes == p.width ? 0 : c + kLanes;
+    });
+  }
+
+  template <class T>
+  static void affine(const AffineBlock& p) {
+    return p.b != nullptr ? affine_of<T, true>(p) : affine_of<T, false>(p);
+  }
+
+  static void add_to(float* sum, F x) { V::store(sum, V::add(V::load(sum), x)); }
+  static void add_product(float* sum, F x, F y) { V::store(sum, V::multiply_add(x, y, V::load(sum))); }
+
+  template <class T>
+  static void moments(const SumBlock& p) {
+    const auto* x = static_cast<const T*>(p.x);
+    int64_t c = 0;
+    for_each_vector(p.count, [&](int64_t i, int64_t count) {
+      const F all = V::sub(load_some(x + i, count), V::load(p.shift + c));
+      const F d = count == kLanes ? all : V::keep(V::first(count), all);
+      add_to(p.sums + c, d);
+      add_product(p.products + c, d, d);
+      c = c + kLanes == p.width ? 0 : c + kLanes;
+    });
+  }
+
+  template <class T, bool kWrites, bool kProducts>
+  static void gradients_of(const SumBlock& p) {
+    auto* g = static_cast<T*>(p.x);
+    const auto* other = static_cast<const T*>(p.other);
+    const auto* z = static_cast<const T*>(p.z);
+    int64_t c = 0;
+    for_each_vector(p.count, [&](int64_t i, int64_t count) {
+      F x = load_some(g + i, count);
+      if constexpr (kWrites) {
+        if (other != nullptr) x = V::add(x, load_some(other + i, count));
+        if (p.mask != nullptr) x = V::keep(V::from_bits(p.mask[i / kLanes]), x);
+        x = rounded<T>(x);
+        store_some(g + i, x, count);
+      }
+      add_to(p.sums + c, x);
+      if constexpr (kProducts) {
+        add_product(p.products + c, x, V::sub(load_some(z + i, count), V::load(p.shift + c)));
+      }
+      c = c + kLanes == p.width ? 0 : c + kLanes;
+    });
+  }
+
+  template <class T>
+  static void gradients(const SumBlock& p) {
+    const bool writes = p.other != nullptr || p.mask != nullptr;
+    if (p.z == nullptr) return writes ? gradients_of<T, true, false>(p) : gradients_of<T, false, false>(p);
+    return writes ? gradients_of<T, true, true>(p) : gradients_of<T, false, true>(p);
+  }
+
+  template <class T>
+  static void max_pool(const PoolWindow& window, void* to, uint8_t* where) {
+    auto* y = static_cast<T*>(to);
+    for_each_vector(window.channels, [&](int64_t c, int64_t count) {
+      F best = load_some(static_cast<const T*>(window.taps[0]) + c, count);
+      I place = V::set_int(window.places[0]);
+      for (int64_t tap = 1; tap < window.count; ++tap) {
+        const F x = load_some(static_cast<const T*>(window.taps[tap]) + c, count);
+        const M better = V::either(V::less(best, x), V::is_nan(best));
+        best = V::choose(better, x, best);
+        place = V::choose(better, V::set_int(window.places[tap]), place);
+      }
+      store_some(y + c, best, count);
+      store_some(where + c, place, count);
+    });
+  }
+
+  template <class T>
+  static void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, void* to) {
+    auto* dx = static_cast<T*>(to);
+    for_each_vector(window.channels, [&](int64_t c, int64_t count) {
+      F sum = V::set(0.0F);
+      for (int64_t tap = 0; tap < window.count; ++tap) {
+        uint8_t some[kLanes]{};
+        for (int64_t i = 0; i < count; ++i) some[i] = wheres[tap][c + i];
+        const M mine = V::equal(V::load_codes(some), V::set_int(window.places[tap]));
+        sum = V::add(sum, V::keep(mine, load_some(static_cast<const T*>(window.taps[tap]) + c, count)));
+      }
+      store_some(dx + c, rounded<T>(sum), count);
+    });
+  }
+
+  static constexpr FuseKernels kernels() {
+    return {{affine<float>, affine<BFloat16>},
+            {moments<float>, moments<BFloat16>},
+            {gradients<float>, gradients<BFloat16>},
+            {max_pool<float>, max_pool<BFloat16>},
+            {max_pool_backward<float>, max_pool_backward<BFloat16>}};
+  }
+};
+
+}  // namespace bitdial::kernels

@@ -1,0 +1,124 @@
+// The reference of the block passes: fuse.h applied to one element after the other. It shares no code with
+// the vector kernels that are tested against it.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "bitdial/kernels/fuse_kernels.h"
+
+namespace bitdial::kernels::scalar {
+namespace {
+
+float to_float(float x) { return x; }
+float to_float(BFloat16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+
+template <class T>
+T from_float(float x);
+template <>
+float from_float<float>(float x) {
+  return x;
+}
+// Rounded half to even; NaN stays NaN.
+template <>
+BFloat16 from_float<BFloat16>(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  if (std::isnan(x)) return {static_cast<uint16_t>((bits >> 16) | 0x40U)};
+  return {static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16)};
+}
+
+template <class T>
+float read(const void* data, int64_t i) {
+  return to_float(static_cast<const T*>(data)[i]);
+}
+
+// Stores and returns the value as stored.
+template <class T>
+float write(void* data, int64_t i, float value) {
+  T& element = static_cast<T*>(data)[i];
+  element = from_float<T>(value);
+  return to_float(element);
+}
+
+template <class T>
+void affine(const AffineBlock& p) {
+  for (int64_t i = 0; i < p.count; ++i) {
+    const int64_t c = (p.phase + i) % p.width;
+    float y = std::fma(read<T>(p.a, i), p.scale_a[c], p.shift[c]);
+    if (p.b != nullptr) y = std::fma(read<T>(p.b, i), p.scale_b[c], y);
+    bool passes = true;
+    if (p.activation != Activation::kNone) {
+      passes = y > 0.0F;
+      if (y < 0.0F) y = 0.0F;
+    }
+    if (p.activation == Activation::kRelu6) {
+      passes = passes && y < 6.0F;
+      if (y > 6.0F) y = 6.0F;
+    }
+    if (p.mask != nullptr) {
+      if (i % 16 == 0) p.mask[i / 16] = 0;
+      p.mask[i / 16] = static_cast<uint16_t>(p.mask[i / 16] | (passes ? 1 << (i % 16) : 0));
+    }
+    write<T>(p.y, i, y);
+  }
+}
+
+template <class T>
+void moments(const SumBlock& p) {
+  for (int64_t i = 0; i < p.count; ++i) {
+    const int64_t c = i % p.width;
+    const float d = read<T>(p.x, i) - p.shift[c];
+    p.sums[c] += d;
+    p.products[c] = std::fma(d, d, p.products[c]);
+  }
+}
+
+template <class T>
+void gradients(const SumBlock& p) {
+  for (int64_t i = 0; i < p.count; ++i) {
+    const int64_t c = i % p.width;
+    float g = read<T>(p.x, i);
+    if (p.other != nullptr) g += read<T>(p.other, i);
+    if (p.mask != nullptr && (p.mask[i / 16] >> (i % 16) & 1) == 0) g = 0.0F;
+    if (p.other != nullptr || p.mask != nullptr) g = write<T>(p.x, i, g);
+    p.sums[c] += g;
+    if (p.z != nullptr) p.products[c] = std::fma(g, read<T>(p.z, i) - p.shift[c], p.products[c]);
+  }
+}
+
+template <class T>
+void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
+  for (int64_t c = 0; c < window.channels; ++c) {
+    float best = read<T>(window.taps[0], c);
+    uint8_t place = window.places[0];
+    for (int64_t tap = 1; tap < window.count; ++tap) {
+      const float x = read<T>(window.taps[tap], c);
+      if (best < x || best != best) {
+        best = x;
+        place = window.places[tap];
+      }
+    }
+    write<T>(y, c, best);
+    where[c] = place;
+  }
+}
+
+template <class T>
+void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, void* dx) {
+  for (int64_t c = 0; c < window.channels; ++c) {
+    float sum = 0.0F;
+    for (int64_t tap = 0; tap < window.count; ++tap) {
+      if (wheres[tap][c] == window.places[tap]) sum += read<T>(window.taps[tap], c);
+    }
+    write<T>(dx, c, sum);
+  }
+}
+
+}  // namespace
+
+const FuseKernels kFuse = {{affine<float>, affine<BFloat16>},
+                           {moments<float>, moments<BFloat16>},
+                           {gradients<float>, gradients<BFloat16>},
+                           {max_pool<float>, max_pool<BFloat16>},
+                           {max_pool_backward<float>, max_pool_backward<BFloat16>}};
+
+}  // namespace bitdial::kernels::scalar
