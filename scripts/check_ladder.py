@@ -20,7 +20,7 @@ BELOW = {
     "train": ["core", "kernels", "ops", "nn", "policies", "cost", "models", "data"],
     "cli": ["core", "kernels", "ops", "nn", "policies", "cost", "models", "data", "train"],
 }
-WITHOUT_TORCH = {"core", "kernels", "policies", "cost", "data"}
+WITHOUT_TORCH = {"core", "kernels", "policies", "data"}
 
 OWN_INCLUDE = re.compile(r'^\s*#\s*include\s*["<]bitdial/([^/">]+)/([^">]+)[">]')
 TORCH_INCLUDE = re.compile(r'^\s*#\s*include\s*["<](torch|ATen|c10)/')

@@ -6,6 +6,7 @@
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
 #include "bitdial/policies/apt.h"
+#include "bitdial/policies/auto.h"
 #include "bitdial/policies/bf16.h"
 #include "bitdial/policies/float32.h"
 #include "bitdial/policies/options.h"
@@ -80,6 +81,10 @@ const std::vector<Entry>& table() {
       {"apt",
        "width per tensor from the quantisation error, widened when it grows (Zhang et al. 2020)",
        with_options<AptPolicy>(),
+       {}},
+      {"auto",
+       "per layer and GEMM the fastest arithmetic on this machine whose error stays within apt's bounds",
+       with_options<AutoPolicy>(),
        {}},
       {"skeleton",
        "a small policy to copy: gradients get 16 bits where too many codes are zero",

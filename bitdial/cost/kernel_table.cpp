@@ -1,0 +1,178 @@
+#include "bitdial/cost/kernel_table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <system_error>
+
+#include "bitdial/core/atomic_file.h"
+#include "bitdial/core/error.h"
+#include "bitdial/core/parallel.h"
+
+namespace bitdial::cost {
+namespace {
+
+constexpr int kLeastElements = 12;  // log2; below, a pass is the call's overhead
+
+std::string cpu_model() {
+  std::ifstream stream("/proc/cpuinfo");
+  for (std::string line; std::getline(stream, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "unknown";
+}
+
+nlohmann::json to_json(const Machine& machine) {
+  return {{"cpu", machine.cpu},
+          {"isa", machine.isa},
+          {"threads", machine.threads},
+          {"libraries", machine.libraries}};
+}
+
+// FNV-1a, 64 bits: the same name in every build.
+uint64_t hash_of(const std::string& text) {
+  uint64_t hash = 0xCBF29CE484222325U;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3U;
+  return hash;
+}
+
+KernelTable::Measure stopwatch() {
+  // Made on first use: its warm-up runs the reference loop.
+  return [watch = std::shared_ptr<Stopwatch>()](const std::function<void()>& work) mutable {
+    if (!watch) watch = std::make_shared<Stopwatch>();
+    return watch->time(work);
+  };
+}
+
+}  // namespace
+
+Machine this_machine() {
+  return {.cpu = cpu_model(),
+          .isa = std::string(kernels::to_string(kernels::active_isa())),
+          .threads = num_threads(),
+          .libraries = fmt::format("bitdial {}, LibTorch {}", BITDIAL_VERSION, libtorch_version())};
+}
+
+std::filesystem::path cache_folder() {
+  const auto variable = [](const char* name) {
+    const char* const value = std::getenv(name);
+    return std::filesystem::path(value != nullptr ? value : "");
+  };
+  // The specification ignores relative paths.
+  if (const auto cache = variable("XDG_CACHE_HOME"); cache.is_absolute()) return cache / "bitdial";
+  if (const auto home = variable("HOME"); home.is_absolute()) return home / ".cache" / "bitdial";
+  return {};
+}
+
+KernelTable::KernelTable(std::filesystem::path cache, Machine machine, Measure measure)
+    : cache_(std::move(cache)),
+      machine_(std::move(machine)),
+      measure_(measure ? std::move(measure) : stopwatch()) {
+  load();
+  for (auto& [key, entry] : entries_) entry.is_stale = !entry.is_certain;
+}
+
+KernelTable KernelTable::open() {
+  const Machine machine = this_machine();
+  const auto folder = cache_folder();
+  const std::string name = fmt::format("kernels-{:016x}.json", hash_of(to_json(machine).dump()));
+  return KernelTable(folder.empty() ? folder : folder / name, machine);
+}
+
+double KernelTable::gemm(const GemmWork& work) {
+  return measure(key_of(work), [&] { return cost::prepare(work); });
+}
+
+double KernelTable::pass(Pass pass, int64_t elements) {
+  if (elements <= 0) return 0.0;
+  const auto count = static_cast<uint64_t>(elements);
+  const int log2 = std::max(kLeastElements, static_cast<int>(std::bit_width(count - 1)));
+  const double whole = measure(key_of(pass, log2), [&] { return cost::prepare(pass, int64_t{1} << log2); });
+  return whole * static_cast<double>(elements) / std::ldexp(1.0, log2);
+}
+
+void KernelTable::prepare(std::span<const GemmWork> works,
+                          const std::function<void(int64_t, int64_t)>& progress) {
+  std::map<std::string, const GemmWork*> unknown;
+  for (const GemmWork& work : works) {
+    const std::string key = key_of(work);
+    if (find(key) == nullptr) unknown.emplace(key, &work);
+  }
+  const auto all = static_cast<int64_t>(unknown.size());
+  int64_t done = 0;
+  for (const auto& [key, work] : unknown) {
+    if (progress) progress(done, all);
+    gemm(*work);
+    ++done;
+  }
+  if (progress && all > 0) progress(done, all);
+}
+
+int64_t KernelTable::uncertain() const {
+  return std::count_if(entries_.begin(), entries_.end(),
+                       [](const auto& entry) { return !entry.second.is_certain; });
+}
+
+const KernelTable::Entry* KernelTable::find(const std::string& key) const {
+  const auto found = entries_.find(key);
+  return found == entries_.end() || found->second.is_stale ? nullptr : &found->second;
+}
+
+double KernelTable::measure(const std::string& key, const std::function<std::function<void()>()>& prepare) {
+  if (const Entry* const known = find(key)) return known->seconds;
+  const Timing timing = measure_(prepare());
+  require(std::isfinite(timing.seconds) && timing.seconds > 0.0, "cost", "{} took {} s", key, timing.seconds);
+  Entry& entry = entries_[key];
+  const bool is_worse = entry.is_stale && !timing.is_certain && entry.seconds < timing.seconds;
+  entry = {.seconds = is_worse ? entry.seconds : timing.seconds, .is_certain = timing.is_certain};
+  const double seconds = entry.seconds;
+  save();
+  return seconds;
+}
+
+// Adds what the file knows and this table does not.
+void KernelTable::load() {
+  std::error_code none;
+  if (cache_.empty() || !std::filesystem::is_regular_file(cache_, none)) return;
+  try {
+    const auto bytes = read_bytes(cache_);
+    const auto* const text = reinterpret_cast<const char*>(bytes.data());
+    const auto json = nlohmann::json::parse(text, text + bytes.size());
+    if (json.at("machine") != to_json(machine_)) return;
+    std::map<std::string, Entry> read;
+    for (const auto& [key, value] : json.at("times").items()) {
+      const auto seconds = value.at("seconds").get<double>();
+      if (!std::isfinite(seconds) || seconds <= 0.0) return;
+      read[key] = {.seconds = seconds, .is_certain = value.at("certain").get<bool>()};
+    }
+    entries_.merge(read);
+  } catch (const nlohmann::json::exception&) {  // damaged: measured anew and overwritten
+  } catch (const Error&) {                      // not readable
+  }
+}
+
+void KernelTable::save() {
+  if (cache_.empty()) return;
+  load();  // another process may have measured meanwhile
+  nlohmann::json times = nlohmann::json::object();
+  for (const auto& [key, entry] : entries_) {
+    times[key] = {{"seconds", entry.seconds}, {"certain", entry.is_certain}};
+  }
+  const std::string text = nlohmann::json{{"machine", to_json(machine_)}, {"times", times}}.dump(1) + "\n";
+  const auto part = std::as_bytes(std::span(text));
+  try {
+    std::error_code none;
+    std::filesystem::create_directories(cache_.parent_path(), none);
+    write_atomically(cache_, std::span(&part, 1));
+  } catch (const Error&) {  // a full or read-only disk: the times live as long as this table
+  }
+}
+
+}  // namespace bitdial::cost

@@ -1,0 +1,97 @@
+#include "bitdial/train/timings.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "bitdial/core/error.h"
+#include "bitdial/models/network.h"
+
+namespace bitdial::train {
+namespace {
+
+class LayerTimings : public Timings {
+ public:
+  LayerTimings(std::shared_ptr<cost::KernelTable> table, std::vector<kernels::ConvShape> shapes)
+      : table_(std::move(table)), shapes_(std::move(shapes)) {}
+
+  double gemm(int layer, Gemm gemm, GemmArithmetic arithmetic) override {
+    return table_->gemm({.shape = shape(layer), .gemm = gemm, .arithmetic = arithmetic});
+  }
+
+  double convert(int layer, TensorRole role, bool to_bfloat16) override {
+    const kernels::ConvShape& s = shape(layer);
+    const int64_t elements = role == TensorRole::kWeight  ? s.weight_elements()
+                             : role == TensorRole::kInput ? s.input_elements()
+                                                          : s.output_elements();
+    return table_->pass(to_bfloat16 ? cost::Pass::kBFloat16 : cost::Pass::kQuantize, elements);
+  }
+
+ private:
+  const kernels::ConvShape& shape(int layer) const { return shapes_.at(static_cast<size_t>(layer)); }
+
+  std::shared_ptr<cost::KernelTable> table_;
+  std::vector<kernels::ConvShape> shapes_;
+};
+
+}  // namespace
+
+bool has_gemms(const models::LayerRow& row) { return row.macs > 0; }
+
+kernels::ConvShape gemm_shape(const models::LayerRow& row, int64_t batch) {
+  const int64_t kernel = std::max<int64_t>(row.kernel, 1);
+  const int64_t pixels = row.output.height * row.output.width;
+  const int64_t products = row.macs / (row.output.channels * pixels);  // of one output element
+  kernels::ConvShape shape;
+  shape.batch = batch;
+  shape.in_channels = row.input.channels;
+  shape.in_height = row.input.height;
+  shape.in_width = row.input.width;
+  shape.out_channels = row.output.channels;
+  shape.kernel_height = shape.kernel_width = kernel;
+  shape.stride_height = shape.stride_width = std::max<int64_t>(row.stride, 1);
+  shape.padding_height = shape.padding_width = row.padding;
+  shape.groups = row.input.channels * kernel * kernel / products;
+  kernels::check(shape);
+  require(shape.macs() == batch * row.macs, "timings", "{} is no convolution with square kernel and stride",
+          row.name);
+  return shape;
+}
+
+std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
+                                      std::vector<kernels::ConvShape> shapes) {
+  return std::make_shared<LayerTimings>(std::move(table), std::move(shapes));
+}
+
+void measure_gemms(cost::KernelTable& table, std::span<const kernels::ConvShape> shapes, bool all,
+                   const MeasureProgress& progress) {
+  std::vector<cost::GemmWork> works;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
+      if (i == 0 && gemm == Gemm::kBprop) continue;  // nobody reads the first layer's dX
+      for (const GemmArithmetic arithmetic : {GemmArithmetic::kInt8, GemmArithmetic::kInt16,
+                                              GemmArithmetic::kBFloat16, GemmArithmetic::kFloat32}) {
+        if (arithmetic == GemmArithmetic::kInt16 && !all) continue;
+        works.push_back({.shape = shapes[i], .gemm = gemm, .arithmetic = arithmetic});
+      }
+    }
+  }
+  table.prepare(works, progress);
+}
+
+void provide_timings(nn::Session& session, const models::Network& network, int64_t batch,
+                     const MeasureProgress& progress) {
+  if (!session.policy().needs_timings()) return;
+  const auto& rows = network.layer_table();
+  std::vector<kernels::ConvShape> shapes;
+  for (const LayerInfo& layer : session.layers()) {
+    const auto row =
+        std::find_if(rows.begin(), rows.end(), [&](const auto& one) { return one.name == layer.name; });
+    require(row != rows.end(), "timings", "the network's table does not list the layer {}", layer.name);
+    shapes.push_back(gemm_shape(*row, batch));
+  }
+  auto table = std::make_shared<cost::KernelTable>(cost::KernelTable::open());
+  measure_gemms(*table, shapes, false, progress);
+  session.policy().set_timings(make_timings(std::move(table), std::move(shapes)));
+}
+
+}  // namespace bitdial::train
