@@ -59,6 +59,7 @@ void add_commands(CLI::App& app) {
   bench->require_subcommand(1);
   add_bench_kernel(*bench);
   add_bench_step(*bench);
+  add_plan_command(app);
   add_policies_command(app);
   add_models_command(app);
   add_data_command(app);

@@ -16,6 +16,7 @@ void add_eval_command(CLI::App& app);
 void add_export_command(CLI::App& app);
 void add_demo_command(CLI::App& app);
 void add_policies_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
 void add_models_command(CLI::App& app);
 void add_info_command(CLI::App& app);
 

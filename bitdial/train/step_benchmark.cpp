@@ -15,6 +15,7 @@
 #include "bitdial/policies/registry.h"
 #include "bitdial/train/optimizer.h"
 #include "bitdial/train/setup.h"
+#include "bitdial/train/timings.h"
 
 namespace bitdial::train {
 namespace {
@@ -50,6 +51,7 @@ class Contestant {
     session_options.arithmetic = options.simulated ? nn::Arithmetic::kSimulated : nn::Arithmetic::kInteger;
     session_ = std::make_unique<nn::Session>(policy, session_options);
     session_->attach(*network_);
+    provide_timings(*session_, *network_, options.batch);
     optimizer_ = std::make_unique<Optimizer>(OptimizerRecipe{}, *network_);
     // Past the first epoch: every policy is in its steady state, and measures again a whole epoch later.
     step_ = steps_per_epoch_;
