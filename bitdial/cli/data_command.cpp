@@ -227,13 +227,21 @@ void get_dataset(const data::DatasetSource& source, const fs::path& dir, std::FI
                  const data::DownloadOptions& options) {
   const StopSignal stop;
   DownloadDisplay display(out);
-  const auto result = data::download(
-      source, dir,
-      [&](const DownloadProgress& progress) {
-        display.show(progress);
-        return !StopSignal::requested();
-      },
-      options);
+  data::DownloadResult result{};
+  try {
+    result = data::download(
+        source, dir,
+        [&](const DownloadProgress& progress) {
+          display.show(progress);
+          return !StopSignal::requested();
+        },
+        options);
+  } catch (const Error&) {
+    if (!StopSignal::requested()) throw;
+    display.finish_line();
+    fmt::print(out, "interrupted; what has arrived is kept, the same command goes on\n");
+    throw CLI::RuntimeError(kInterrupted);
+  }
   display.finish_line();
   const bool there = result == data::DownloadResult::kAlreadyThere;
   fmt::print(out, "{} is {} {}\n", source.name, there ? "already in" : "now in",

@@ -17,8 +17,6 @@ namespace bitdial::cli {
 
 namespace {
 
-constexpr int kInterrupted = 130;
-
 struct DemoArguments {
   std::string out = "runs";
   std::optional<int64_t> epochs;

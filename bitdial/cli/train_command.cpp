@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "bitdial/cli/command.h"
+#include "bitdial/cli/measure_bar.h"
 #include "bitdial/cli/recipe_files.h"
 #include "bitdial/cli/stop_signal.h"
 #include "bitdial/cli/table.h"
@@ -23,8 +24,6 @@ namespace bitdial::cli {
 namespace fs = std::filesystem;
 
 namespace {
-
-constexpr int kInterrupted = 130;  // what a shell reports for SIGINT
 
 struct TrainArguments {
   std::string recipe;
@@ -68,6 +67,11 @@ void run_train(const TrainArguments& arguments) {
   const StopSignal signal;
   train::TrainOptions options;
   options.stop = StopSignal::requested;
+  MeasureBar measuring(stderr);
+  options.measuring = [&](int64_t done, int64_t all) {
+    measuring.show(done, all);
+    if (StopSignal::requested()) throw CLI::RuntimeError(kInterrupted);  // nothing is trained yet
+  };
   train::TrainSummary summary;
   if (arguments.resume.empty()) {
     const train::Recipe recipe = resolve_recipe(arguments);
@@ -76,7 +80,15 @@ void run_train(const TrainArguments& arguments) {
         arguments.out.empty() ? free_run_directory("runs", name) : fs::path(arguments.out);
     summary = train::train(recipe, directory, options);
   } else {
-    summary = train::resume(arguments.resume, options);
+    summary = train::resume(arguments.resume, options, arguments.epochs);
+  }
+  if (summary.finished && !summary.evaluation) {
+    fmt::print(
+        "{} was finished already: {} epochs, best accuracy {:.2f} %. To train on:\n"
+        "  bitdial train --resume {} --epochs {}\n",
+        summary.directory.string(), summary.epochs, 100 * summary.best_accuracy, summary.directory.string(),
+        2 * summary.epochs);
+    return;
   }
   if (!summary.finished) {
     fmt::print("stopped after {} steps; everything is saved. Go on with:\n  bitdial train --resume {}\n",
@@ -123,7 +135,8 @@ void add_train_command(CLI::App& app) {
   add("--policy", arguments->policy,
       "Precision policy: apt, static:8/8/8, float32, ... (`bitdial policies`)");
   add("--arithmetic", arguments->arithmetic, "integer (real int8/int16 GEMMs) or simulated");
-  add("--epochs", arguments->epochs, "Short for --set train.epochs=N");
+  command->add_option("--epochs", arguments->epochs,
+                      "Short for --set train.epochs=N; with --resume: epochs in all, earlier ones included");
   add("--seed", arguments->seed, "Of initial weights, data order and stochastic rounding");
   add("--threads", arguments->threads, "Threads of the computation; default: all");
   add("--data-dir", arguments->data_dir, "Folder of the data set");

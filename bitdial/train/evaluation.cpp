@@ -2,6 +2,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/models/network.h"
+#include "bitdial/nn/norm.h"
 #include "bitdial/train/batch.h"
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
@@ -27,6 +28,13 @@ class EvaluationMode {
   models::Network& network_;
   bool was_training_;
 };
+
+// Range BN quantises its own input, whether or not a session is attached.
+void stop_quantizing_norms(models::Network& network) {
+  for (const auto& module : network.modules()) {
+    if (auto* const norm = module->as<nn::RangeBatchNorm2d>()) norm->options.quantize_bits.reset();
+  }
+}
 
 }  // namespace
 
@@ -73,11 +81,14 @@ EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpo
   import_weights(*network, checkpoint.tensors_under("model."), report.checkpoint.string());
   data::Loader loader(dataset, loader_options(recipe, data::Split::kTest));
 
+  {
+    nn::Session session(policy, session_options(recipe));
+    session.attach(*network);
+    session.load_state(checkpoint.session);
+    report.quantized = *evaluate(*network, &session, loader);
+  }
+  stop_quantizing_norms(*network);
   report.float32 = *evaluate(*network, nullptr, loader);
-  nn::Session session(policy, session_options(recipe));
-  session.attach(*network);
-  session.load_state(checkpoint.session);
-  report.quantized = *evaluate(*network, &session, loader);
 
   report.model = recipe.model.name;
   report.data = recipe.data.name;

@@ -140,6 +140,8 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options)
   };
   session_.emplace(policy_, std::move(session_settings));
   session_->attach(*network_);
+  const int64_t parts = std::min(recipe_.train.micro_batches, recipe_.data.batch_size);
+  provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring);
   optimizer_.emplace(recipe_.optimizer, *network_);
 }
 
@@ -165,6 +167,8 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   schedule_.load_state(checkpoint.schedule);
   policy_learning_rate_ = checkpoint.policy_learning_rate;
   progress_ = checkpoint.progress;
+  // A run that was made longer since is not finished.
+  if (recipe_.train.epochs > parse_recipe(checkpoint.recipe, source).train.epochs) progress_.finished = false;
   seconds_before_call_ = progress_.seconds;
   run_.rewind(checkpoint.logs);
 }
@@ -466,16 +470,35 @@ TrainSummary train(const Recipe& recipe, const std::filesystem::path& directory,
                    const TrainOptions& options) {
   check_recipe(recipe);
   configure_threads(recipe.train.threads);
-  Trainer trainer(recipe, RunDirectory::create(directory, recipe), options);
-  trainer.start_from_init();
-  return trainer.run();
+  const bool is_new = !std::filesystem::exists(directory);
+  std::optional<Trainer> trainer;
+  try {
+    trainer.emplace(recipe, RunDirectory::create(directory, recipe), options);
+    trainer->start_from_init();
+  } catch (...) {
+    // No data, wrong weights, interrupted: nothing is left that was not there before.
+    trainer.reset();
+    std::error_code ignored;
+    if (is_new) std::filesystem::remove_all(directory, ignored);
+    throw;
+  }
+  return trainer->run();
 }
 
-TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options) {
+TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options,
+                    std::optional<int64_t> epochs) {
   RunDirectory run = RunDirectory::open(directory);
-  const Recipe recipe = load_recipe(run.recipe_file());
+  Recipe recipe = load_recipe(run.recipe_file());
   configure_threads(recipe.train.threads);
   const Checkpoint checkpoint = read_checkpoint(find_checkpoint(directory, /*best=*/false));
+  if (epochs) {
+    require(*epochs > checkpoint.progress.epoch, "train",
+            "{} has trained {} epochs; to go on, ask for more than that in all, not for {}",
+            directory.string(), checkpoint.progress.epoch, *epochs);
+    recipe.train.epochs = *epochs;
+    check_recipe(recipe);
+    run.replace_recipe(recipe);
+  }
   Trainer trainer(recipe, std::move(run), options);
   trainer.restore(checkpoint);
   return trainer.run();

@@ -10,12 +10,15 @@
 #include "bitdial/train/evaluation.h"
 #include "bitdial/train/progress_bar.h"
 #include "bitdial/train/recipe.h"
+#include "bitdial/train/timings.h"
 
 namespace bitdial::train {
 
 struct TrainOptions {
   /// Asked after every optimiser step and during evaluations; true: save a checkpoint and return.
   std::function<bool()> stop;
+  /// Told how many of the GEMMs that the policy wants to know the times of have been timed, before training.
+  MeasureProgress measuring;
   BarOptions bar;
 };
 
@@ -40,6 +43,11 @@ TrainSummary train(const Recipe& recipe, const std::filesystem::path& directory,
 
 /// Goes on with a run from its newest checkpoint: on the same machine, thread count and libraries the result
 /// is bit for bit that of a run that was never stopped.
-TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options = {});
+///
+/// `epochs` gives the run another length, those already trained included: a finished run goes on, and from
+/// its next step the learning rate is what the schedule prescribes there for a run of this length. Throws
+/// Error unless it is more than what was trained.
+TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& options = {},
+                    std::optional<int64_t> epochs = {});
 
 }  // namespace bitdial::train

@@ -2,10 +2,13 @@
 
 #include <gtest/gtest.h>
 #include <pty.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <chrono>
+#include <thread>
 
 #include "../data/helpers.h"
 #include "../data/http_server.h"
@@ -104,6 +107,29 @@ TEST(DataCommand, GetSaysHowFarItIs) {
   expect_contains(log, "tiny is already in ");
   EXPECT_EQ(log.find('\r'), std::string::npos);
   EXPECT_LE(std::count(log.begin(), log.end(), '\n'), 2 * 11 + 2);
+}
+
+TEST(DataCommand, InterruptedGetExitsLikeTheShellSays) {
+  const data::TempDir dir;
+  data::HttpServer server;
+  const std::string body(3000000, 'x');
+  server.set("/a.bin", {.body = body, .stall = true});
+  std::FILE* out = std::fopen((dir / "log").c_str(), "w");
+  std::thread interrupter([&] {
+    while (server.requests().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    ::kill(::getpid(), SIGINT);
+  });
+  int code = 0;
+  try {
+    get_dataset(one_file(server, body), dir / "data", out, {.allow_local_http = true});
+  } catch (const CLI::RuntimeError& error) {
+    code = error.get_exit_code();
+  }
+  interrupter.join();
+  std::fclose(out);
+  EXPECT_EQ(code, 130);
+  const Bytes bytes = data::read_back(dir / "log");
+  expect_contains(std::string(bytes.begin(), bytes.end()), "interrupted; what has arrived is kept");
 }
 
 TEST(DataCommand, GetRedrawsOneLineOnATerminal) {
