@@ -18,7 +18,7 @@
 namespace bitdial::cli {
 namespace {
 
-struct Arguments {
+struct KernelArguments {
   std::vector<std::string> problems;
   std::string problems_file;
   std::vector<std::string> directions = {"fwd"};
@@ -30,7 +30,7 @@ struct Arguments {
 };
 
 /// One problem a line; empty lines and what follows a # are ignored.
-void read_problems(Arguments& arguments) {
+void read_problems(KernelArguments& arguments) {
   std::ifstream file(arguments.problems_file);
   require(file.good(), "bench kernel", "cannot read {}", arguments.problems_file);
   for (std::string line; std::getline(file, line);) {
@@ -41,7 +41,7 @@ void read_problems(Arguments& arguments) {
   }
 }
 
-std::vector<kernels::KernelBenchmark> expand(const Arguments& arguments) {
+std::vector<kernels::KernelBenchmark> expand(const KernelArguments& arguments) {
   const kernels::Isa isa = arguments.isa.empty() ? kernels::active_isa() : kernels::parse_isa(arguments.isa);
   require(kernels::is_available(isa), "bench kernel", "this CPU cannot run {}", arguments.isa);
   std::vector<kernels::KernelBenchmark> benchmarks;
@@ -68,7 +68,7 @@ void print(const kernels::BenchmarkResult& r, int wanted) {
   std::fflush(stdout);
 }
 
-void run(Arguments& arguments) {
+void run(KernelArguments& arguments) {
   if (!arguments.problems_file.empty()) read_problems(arguments);
   const auto benchmarks = expand(arguments);
   set_num_threads(arguments.threads);
@@ -94,7 +94,7 @@ void run(Arguments& arguments) {
 }  // namespace
 
 void add_bench_kernel(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<KernelArguments>();
   auto* command =
       bench.add_subcommand("kernel", "Check and time integer convolutions, one problem string each");
   command->add_option("problem", arguments->problems,

@@ -19,7 +19,7 @@
 namespace bitdial::cli {
 namespace {
 
-struct Arguments {
+struct StepArguments {
   train::StepBenchmarkOptions options;
   std::string arithmetic = "integer";
   std::string json_file;
@@ -33,7 +33,7 @@ std::string quote(const std::string& text) {
 }
 
 /// Peak memory of this program running one row only, in a process of its own.
-int64_t peak_in_child(const Arguments& arguments, const std::string& row) {
+int64_t peak_in_child(const StepArguments& arguments, const std::string& row) {
   const auto program = std::filesystem::read_symlink("/proc/self/exe").string();
   const auto command = fmt::format(
       "{} bench step --model {} --batch {} --classes {} --arithmetic {} --threads {} --peak-of {}",
@@ -51,7 +51,7 @@ std::string ratio_text(const std::optional<double>& ratio) {
   return ratio ? fmt::format("{:.2f}x", *ratio) : "refused";
 }
 
-void print_table(const Arguments& arguments, const std::vector<train::StepRow>& rows) {
+void print_table(const StepArguments& arguments, const std::vector<train::StepRow>& rows) {
   fmt::print("{}, batch {}, {} threads, kernels {}, policies in {} arithmetic\n", arguments.options.model,
              arguments.options.batch, num_threads(), kernels::to_string(kernels::active_isa()),
              arguments.arithmetic);
@@ -70,7 +70,7 @@ void print_table(const Arguments& arguments, const std::vector<train::StepRow>& 
   }
 }
 
-void run(Arguments& arguments) {
+void run(StepArguments& arguments) {
   arguments.options.simulated = arguments.arithmetic == "simulated";
   if (!arguments.peak_of.empty()) {
     fmt::print("{}\n", train::measure_peak_bytes(arguments.options, arguments.peak_of));
@@ -93,7 +93,7 @@ void run(Arguments& arguments) {
 }  // namespace
 
 void add_bench_step(CLI::App& bench) {
-  auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<StepArguments>();
   auto* command =
       bench.add_subcommand("step", "Time whole training steps: PyTorch float32, bf16 and policies");
   auto& options = arguments->options;

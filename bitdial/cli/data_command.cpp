@@ -179,7 +179,7 @@ void print_info(const std::string& name, const fs::path& dir) {
   fmt::print("{}", table.text());
 }
 
-struct Arguments {
+struct DataArguments {
   std::string name;
   std::string dir = "data";
   std::string out;
@@ -188,14 +188,14 @@ struct Arguments {
   int64_t zoom = 2;
 };
 
-void add_name_and_dir(CLI::App* command, const std::shared_ptr<Arguments>& arguments) {
+void add_name_and_dir(CLI::App* command, const std::shared_ptr<DataArguments>& arguments) {
   command->add_option("NAME", arguments->name, "A data set of `bitdial data list`")->required();
   command->add_option("--dir", arguments->dir, "The folder of the data set, or the one above it")
       ->capture_default_str();
 }
 
 void add_get(CLI::App* data) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<DataArguments>();
   CLI::App* get = data->add_subcommand("get", "Download a data set, check and unpack it");
   add_name_and_dir(get, arguments);
   get->callback([arguments] {
@@ -205,7 +205,7 @@ void add_get(CLI::App* data) {
 }
 
 void add_show(CLI::App* data) {
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<DataArguments>();
   CLI::App* show = data->add_subcommand("show", "Draw samples into a PNG file, one column per class");
   add_name_and_dir(show, arguments);
   show->add_option("--out", arguments->out, "The PNG file to write")->required();
@@ -253,7 +253,7 @@ void add_data_command(CLI::App& app) {
   data->require_subcommand(1);
   data->add_subcommand("list", "List the data sets")->callback(print_list);
   add_get(data);
-  const auto arguments = std::make_shared<Arguments>();
+  const auto arguments = std::make_shared<DataArguments>();
   CLI::App* info = data->add_subcommand("info", "Count the images and classes of a data set");
   add_name_and_dir(info, arguments);
   info->callback([arguments] { print_info(arguments->name, arguments->dir); });

@@ -3,7 +3,6 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -13,6 +12,7 @@
 #include "bitdial/models/network.h"
 #include "bitdial/nn/session.h"
 #include "bitdial/policies/registry.h"
+#include "bitdial/train/clock.h"
 #include "bitdial/train/optimizer.h"
 #include "bitdial/train/setup.h"
 #include "bitdial/train/timings.h"
@@ -23,12 +23,6 @@ namespace {
 constexpr const char* kFloat32Row = "pytorch-float32";
 constexpr const char* kBFloat16Row = "pytorch-bf16";
 constexpr int kRoundsPerMeasuring = 4;
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// One network with its data and optimiser state.
 class Contestant {

@@ -1,6 +1,5 @@
 #include "bitdial/train/trainer.h"
 
-#include <chrono>
 #include <cmath>
 
 #include "bitdial/core/error.h"
@@ -9,6 +8,7 @@
 #include "bitdial/train/batch.h"
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/clock.h"
 #include "bitdial/train/finite_probe.h"
 #include "bitdial/train/optimizer.h"
 #include "bitdial/train/run_directory.h"
@@ -19,12 +19,6 @@
 namespace bitdial::train {
 
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// What one optimiser step found on its batch.
 struct StepOutcome {

@@ -15,14 +15,14 @@ using nlohmann::json;
 constexpr TensorId kDy{0, TensorRole::kGradBprop};
 constexpr TensorId kOtherDy{1, TensorRole::kGradBprop};
 
-std::shared_ptr<Policy> attached(const json& options = json::object()) {
+std::shared_ptr<Policy> attached_skeleton(const json& options = json::object()) {
   auto policy = make("skeleton", options);
   policy->attach(std::vector<LayerInfo>{{.name = "conv1"}, {.name = "conv2"}});
   return policy;
 }
 
 TEST(Skeleton, WidensWhereGradientsVanish) {
-  auto policy = attached();
+  auto policy = attached_skeleton();
   VectorProbe probe({1.0F});
   EXPECT_EQ(policy->plan(kDy, {}, probe).format.word_length, 8);
   policy->observe(kDy, {}, {.count = 100, .zeros = 51});
@@ -40,10 +40,10 @@ TEST(Skeleton, WidensWhereGradientsVanish) {
 
 TEST(Skeleton, StateIsRestoredInMidEpoch) {
   VectorProbe probe({1.0F});
-  auto whole = attached({{"zero_fraction", 0.3}});
+  auto whole = attached_skeleton({{"zero_fraction", 0.3}});
   whole->plan(kDy, {}, probe);
   whole->observe(kDy, {}, {.count = 3, .zeros = 1});
-  auto resumed = attached({{"zero_fraction", 0.3}});
+  auto resumed = attached_skeleton({{"zero_fraction", 0.3}});
   resumed->load_state(json::parse(whole->state().dump()));
   for (const auto& policy : {whole, resumed}) {
     policy->observe(kDy, {}, {.count = 4, .zeros = 1});
