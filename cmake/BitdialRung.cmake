@@ -10,7 +10,12 @@ if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
       CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
 endif()
 
-# OpenMP by the compiler's flag, not by a library's path: the loader must take the runtime that LibTorch brings.
+if(BITDIAL_TORCH)
+  find_package(LibTorch 2.7 REQUIRED)
+endif()
+
+# The program must run on the OpenMP runtime that LibTorch brings. Where its file has the usual name, the compiler's flag
+# does, and the loader takes the file beside LibTorch; under another name the file itself is linked instead.
 add_library(bitdial_openmp INTERFACE)
 add_library(bitdial::openmp ALIAS bitdial_openmp)
 set_target_properties(bitdial_openmp PROPERTIES EXPORT_NAME openmp)
@@ -22,10 +27,11 @@ if(BITDIAL_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   separate_arguments(_openmp_flags UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
   target_compile_options(bitdial_openmp INTERFACE ${_openmp_flags})
-  target_link_options(bitdial_openmp INTERFACE ${_openmp_flags})
-endif()
-if(BITDIAL_TORCH)
-  find_package(LibTorch 2.7 REQUIRED)
+  if(LibTorch_OPENMP_LIBRARY)
+    target_link_libraries(bitdial_openmp INTERFACE "${LibTorch_OPENMP_LIBRARY}")
+  else()
+    target_link_options(bitdial_openmp INTERFACE ${_openmp_flags})
+  endif()
 endif()
 
 add_library(bitdial_options INTERFACE)

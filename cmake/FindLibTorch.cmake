@@ -2,7 +2,8 @@
 # its flags reach every target. Looks under LibTorch_ROOT and CMAKE_PREFIX_PATH (CMake's or the environment's; a LibTorch
 # folder, `torch.utils.cmake_prefix_path` of a Python wheel, a torch package folder or what holds one), then in .venv,
 # and links the CPU libraries only.
-# Defines LibTorch::LibTorch, LibTorch_VERSION, LibTorch_LIBRARY_DIR.
+# Defines LibTorch::LibTorch, LibTorch_VERSION, LibTorch_LIBRARY_DIR; LibTorch_OPENMP_LIBRARY where LibTorch brings an
+# OpenMP runtime under a name of its own (libgomp-1a2b3c4d.so.1).
 set(_libtorch_env "$ENV{CMAKE_PREFIX_PATH}")
 string(REPLACE ":" ";" _libtorch_env "${_libtorch_env}")
 set(_libtorch_roots)
@@ -31,7 +32,9 @@ foreach(root IN LISTS _libtorch_roots)
 endforeach()
 
 unset(LibTorch_VERSION)
+unset(LibTorch_OPENMP_LIBRARY)
 if(LibTorch_CPU_LIBRARY)
+  file(GLOB LibTorch_OPENMP_LIBRARY "${LibTorch_LIBRARY_DIR}/libgomp-*.so*")
   # torch/headeronly/version.h since 2.8, torch/csrc/api/include/torch/version.h before.
   foreach(header torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
     if(EXISTS "${LibTorch_INCLUDE_DIR}/${header}" AND NOT LibTorch_VERSION)

@@ -39,11 +39,16 @@ configure(old refused "2\\.6\\.0.*2\\.7" "-DCMAKE_PREFIX_PATH=${WORK}/old")
 configure(old_abi refused "old C\\+\\+ ABI" "-DCMAKE_PREFIX_PATH=${WORK}/old_abi")
 configure(new found "version=2\\.7\\.0" "-DCMAKE_PREFIX_PATH=${WORK}/new")
 # Neither CUDA's libraries nor its toolkit are asked for.
-configure(cuda found "links=[^ ]*/cuda/lib/libtorch_cpu\\.so;[^ ]*/cuda/lib/libc10\\.so( |$)"
+configure(cuda found "links=[^ ]*/cuda/lib/libtorch_cpu\\.so;[^ ]*/cuda/lib/libc10\\.so openmp=( |$)"
           "-DCMAKE_PREFIX_PATH=${WORK}/cuda")
 # As `python -c 'import torch; print(torch.utils.cmake_prefix_path)'` prints it, and the folder that holds the package.
 configure(prefix_path found "version=2\\.13\\.0" "-DCMAKE_PREFIX_PATH=${WORK}/cuda/share/cmake")
 configure(site_packages found "version=2\\.12\\.0" "-DCMAKE_PREFIX_PATH=${WORK}/site-packages")
+# An OpenMP runtime under a name of its own is linked by that name.
+file(WRITE "${WORK}/renamed/torch/lib/libgomp-1a2b3c4d.so.1" "")
+fake("${WORK}/renamed/torch" 2.7)
+configure(renamed_openmp found "openmp=[^ ]*/renamed/torch/lib/libgomp-1a2b3c4d\\.so\\.1( |$)"
+          "-DCMAKE_PREFIX_PATH=${WORK}/renamed")
 # An explicit root wins.
 configure(root found "version=2\\.7\\.0" "-DCMAKE_PREFIX_PATH=${WORK}/cuda" "-DLibTorch_ROOT=${WORK}/new")
 set(ENV{CMAKE_PREFIX_PATH} "${WORK}/empty:${WORK}/new")
