@@ -15,6 +15,9 @@ BUILD := build/$(PRESET)
 BITDIAL := $(BUILD)/bin/bitdial
 
 export PYTHON TORCH_VERSION TORCH_INDEX LIBTORCH
+# Paths within the checkout are the same to ccache in every clone.
+export CCACHE_BASEDIR := $(CURDIR)
+export CCACHE_ABSSTDERR := 1
 CMAKE_ARGS := -DLibTorch_ROOT="$(abspath $(LIBTORCH))" $(CMAKE_FLAGS)
 
 .DEFAULT_GOAL := command
