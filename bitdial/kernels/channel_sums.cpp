@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <bit>
 
-#include "bitdial/kernels/isa.h"
 #include "bitdial/kernels/vector/conv2d.h"
 #include "bitdial/kernels/workspace.h"
 
@@ -37,27 +36,11 @@ void add_pixels(const T* y, int64_t pixels, int64_t channels, const float* shift
   }
 }
 
-/// The vector kernels of the active instruction set, if it has any.
-const vector::Engine* engine() {
-  switch (active_isa()) {
-    case Isa::kScalar:
-      return nullptr;
-    case Isa::kAvx2:
-      return avx2::kEngine;
-    case Isa::kAvxVnni:
-      return avxvnni::kEngine;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx:
-      return avx512vnni::kEngine;
-  }
-  return nullptr;
-}
-
 }  // namespace
 
 void sum_channels(const Output& y, int64_t pixels, int64_t channels) {
   Workspace workspace;
-  const vector::Engine* vectors = engine();
+  const vector::Engine* vectors = vector::active_engine();
   const int64_t tasks = (pixels + kTaskPixels - 1) / kTaskPixels;
   const int64_t stride = (channels + 15) / 16 * 16;
   auto* partial = workspace.take<double>(tasks * 2 * stride);

@@ -11,6 +11,7 @@
 #include "bitdial/kernels/conv2d_kernels.h"
 #include "bitdial/kernels/depthwise_kernels.h"
 #include "bitdial/kernels/value.h"
+#include "bitdial/kernels/vector/conv2d.h"
 
 namespace bitdial::kernels::depthwise {
 namespace {
@@ -394,6 +395,10 @@ class Gradient {
 };
 
 void forward(const ConvShape& s, const Operand& x, const Operand& w, const float* bias, const Output& y) {
+  if (vector::supports_depthwise(s, x, w)) {
+    vector::active_engine()->depthwise_rows(vector::depthwise_forward(s, x, w, bias, y));
+    return;
+  }
   run_rows(*kernels_of(active_isa()),
            {.batch = s.batch,
             .in_height = s.in_height,
@@ -411,6 +416,10 @@ void forward(const ConvShape& s, const Operand& x, const Operand& w, const float
 }
 
 void backward_data(const ConvShape& s, const Operand& dy, const Operand& w, const Output& dx) {
+  if (vector::supports_depthwise(s, dy, w)) {
+    vector::active_engine()->depthwise_rows(vector::depthwise_backward_data(s, dy, w, dx));
+    return;
+  }
   run_rows(*kernels_of(active_isa()),
            {.batch = s.batch,
             .in_height = s.out_height(),
@@ -428,6 +437,10 @@ void backward_data(const ConvShape& s, const Operand& dy, const Operand& w, cons
 }
 
 void backward_weight(const ConvShape& s, const Operand& x, const Operand& dy, float* dw) {
+  if (vector::supports_depthwise(s, x, dy)) {
+    vector::active_engine()->depthwise_gradient({s, x, dy, dw});
+    return;
+  }
   Gradient(*kernels_of(active_isa()), s, x, dy).run(dw);
 }
 

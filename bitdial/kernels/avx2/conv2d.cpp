@@ -22,8 +22,9 @@ struct Isa : vector::AvxBase {
     const __m256i bytes = load_bytes(p);
     return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
   }
-  static Quad broadcast(const uint8_t* p) {
-    const __m256i bytes = broadcast_bytes(p);
+  static Quad broadcast(const uint8_t* p) { return widen(broadcast_bytes(p)); }
+  static Quad load_quads(const uint8_t* p) { return widen(load_bytes(reinterpret_cast<const int8_t*>(p))); }
+  static Quad widen(__m256i bytes) {
     return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(bytes, 8)};
   }
   static Sum dot(Sum sum, const Quad& a, const Panel& b) {

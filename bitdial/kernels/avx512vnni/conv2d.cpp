@@ -28,6 +28,7 @@ struct Isa {
     std::memcpy(&quad, p, sizeof(quad));
     return _mm512_set1_epi32(quad);
   }
+  static Quad load_quads(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static Sum dot(Sum sum, Quad a, Panel b) { return _mm512_dpbusd_epi32(sum, a, b); }
 
   static Sum set(int32_t value) { return _mm512_set1_epi32(value); }

@@ -17,6 +17,7 @@ struct Isa : vector::AvxBase {
 
   static Panel load_panel(const int8_t* p) { return load_bytes(p); }
   static Quad broadcast(const uint8_t* p) { return broadcast_bytes(p); }
+  static Quad load_quads(const uint8_t* p) { return load_bytes(reinterpret_cast<const int8_t*>(p)); }
   static Sum dot(Sum sum, Quad a, Panel b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }
 };
 

@@ -7,9 +7,12 @@
 // The sums of Output::sums over stored values that are still in the L1 cache.
 namespace bitdial::kernels::vector {
 
-/// Adds d = row(i)[k] - shift[k] and d * d of up to 32 rows to sums[k] and squares[k], k in [0, columns).
-/// `shift` and both sums have room for whole vectors. Even and odd rows are summed apart: twice as many
-/// additions are under way.
+/// Rows that one float32 sum may cover.
+inline constexpr int64_t kSumRows = 32;
+
+/// Adds d = row(i)[k] - shift[k] and d * d of up to kSumRows rows to sums[k] and squares[k], k in [0,
+/// columns). `shift` and both sums have room for whole vectors. Even and odd rows are summed apart: twice as
+/// many additions are under way.
 template <class Isa, int kVectors, class Row>
 BITDIAL_INLINE void add_channel_sums(const Row& row, int64_t count, int64_t columns, const float* shift,
                                      double* sums, double* squares) {
@@ -40,8 +43,8 @@ BITDIAL_INLINE void add_channel_sums(const Row& row, int64_t count, int64_t colu
 template <class Isa, class T>
 void sum_pixels(const T* y, int64_t pixels, int64_t channels, const float* shift, double* sums,
                 double* squares) {
-  for (int64_t begin = 0; begin < pixels; begin += 32) {
-    const int64_t count = pixels - begin < 32 ? pixels - begin : 32;
+  for (int64_t begin = 0; begin < pixels; begin += kSumRows) {
+    const int64_t count = pixels - begin < kSumRows ? pixels - begin : kSumRows;
     for (int64_t k = 0; k < channels; k += Isa::kWidth) {
       const T* first = y + begin * channels + k;
       add_channel_sums<Isa, 1>([&](int64_t i) { return first + i * channels; }, count, channels - k,

@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "bitdial/kernels/isa.h"
+
 namespace bitdial::kernels::vector {
 namespace {
 
@@ -21,6 +23,21 @@ int64_t drop_skipped(ConvAxis& axis) {
 }
 
 }  // namespace
+
+const Engine* active_engine() {
+  switch (active_isa()) {
+    case Isa::kScalar:
+      return nullptr;
+    case Isa::kAvx2:
+      return avx2::kEngine;
+    case Isa::kAvxVnni:
+      return avxvnni::kEngine;
+    case Isa::kAvx512Vnni:
+    case Isa::kAmx:
+      return avx512vnni::kEngine;
+  }
+  return nullptr;
+}
 
 void forward(const Engine& engine, const ConvShape& s, const Operand& x, const Operand& w, const float* bias,
              const Output& y) {

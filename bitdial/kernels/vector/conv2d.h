@@ -6,6 +6,9 @@
 /// The three convolutions in terms of an engine's two kernels, group by group.
 namespace bitdial::kernels::vector {
 
+/// The vector kernels of the active instruction set (AMX: AVX-512's), null if it has none.
+const Engine* active_engine();
+
 void forward(const Engine& engine, const ConvShape& shape, const Operand& x, const Operand& w,
              const float* bias, const Output& y);
 void backward_data(const Engine& engine, const ConvShape& shape, const Operand& dy, const Operand& w,

@@ -1,6 +1,8 @@
 #pragma once
 
 #include "bitdial/kernels/vector/channel_sums.h"
+#include "bitdial/kernels/vector/depthwise_gradient.h"
+#include "bitdial/kernels/vector/depthwise_rows.h"
 #include "bitdial/kernels/vector/gather.h"
 #include "bitdial/kernels/vector/weight_gradient.h"
 
@@ -11,8 +13,11 @@ namespace {
 template <class Isa>
 constexpr Engine kEngineOf = {
     [](const GatherProblem& problem) { Gather<Isa>(problem).run(); },
-    [](const WeightGradientProblem& problem) { WeightGradient<Isa>(problem).run(); }, sum_pixels<Isa, float>,
-    sum_pixels<Isa, uint16_t>};
+    [](const WeightGradientProblem& problem) { WeightGradient<Isa>(problem).run(); },
+    sum_pixels<Isa, float>,
+    sum_pixels<Isa, uint16_t>,
+    [](const DepthwiseRows& problem) { DepthwiseRowKernel<Isa>(problem).run(); },
+    [](const DepthwiseGradient& problem) { DepthwiseGradientKernel<Isa>(problem).run(); }};
 
 }  // namespace
 }  // namespace bitdial::kernels::vector

@@ -441,10 +441,15 @@ class Gather {
       const Tile tile{
           block, input,      classes_[i], i,
           panel, list.count, plain,       p_.output_first + first * p_.output_stride + panel.begin};
+      int64_t summed = begin;  // pixels up to here are in the channel sums
       for (int64_t j = begin; j < list.class_ends[i]; j += kRows) {
         const int64_t rows = std::min<int64_t>(kRows, list.class_ends[i] - j);
         run_tile<kRows, kVectors>(tile, list.pixels + j, rows, sums ? sums + j : nullptr);
-        if (channel_sums) sum_tile<kVectors>(tile, list.pixels + j, rows, channel_sums);
+        const int64_t stored = j + rows - summed;
+        if (channel_sums && (stored + kRows > kSumRows || j + rows == list.class_ends[i])) {
+          sum_tiles<kVectors>(tile, list.pixels + summed, stored, channel_sums);
+          summed = j + rows;
+        }
       }
     }
   }
@@ -490,9 +495,10 @@ class Gather {
     }
   }
 
-  /// Reads the stored tile again: it is in the L1 cache, and the products' registers are free.
+  /// Reads stored tiles again: they are in the L1 cache, and the products' registers are free.
   template <int kVectors>
-  void sum_tile(const Tile& tile, const Pixel* pixels, int64_t count, double* sums) const {
+  __attribute__((noinline)) void sum_tiles(const Tile& tile, const Pixel* pixels, int64_t count,
+                                           double* sums) const {
     const auto add = [&](const auto* output) {
       const auto row = [&](int64_t i) { return output + output_index(tile, pixels[i]); };
       add_channel_sums<Isa, kVectors>(row, count, tile.panel.columns, shifts_ + tile.panel.begin, sums,

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/vector/depthwise_problem.h"
 #include "bitdial/kernels/vector/taps.h"
 
 /// What the vector kernels compute, one group of channels at a time.
@@ -59,6 +60,8 @@ struct Engine {
                      double* squares);
   void (*sum_halves)(const uint16_t* y, int64_t pixels, int64_t channels, const float* shift, double* sums,
                      double* squares);
+  void (*depthwise_rows)(const DepthwiseRows& problem);
+  void (*depthwise_gradient)(const DepthwiseGradient& problem);
 };
 
 }  // namespace bitdial::kernels::vector

@@ -14,7 +14,7 @@
 //   kRows[v]             rows of a tile whose panels are v vectors wide
 //   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v)
 //   Panel load_panel(p)  4 * kWidth signed bytes
-//   Quad broadcast(p)    4 unsigned bytes
+//   Quad broadcast(p)    4 unsigned bytes;  load_quads(p)  4 for each lane
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
 //   int32_t sum_bytes(p, count)
 //   Float                float lanes: load(p), multiply(v, v), add(v, v), store(p, v, count) and
