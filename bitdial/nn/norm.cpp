@@ -71,17 +71,37 @@ Statistics measure(const Tensor& x, int64_t chunks) {
   return s;
 }
 
+// How the output gradient is quantised (SBM: extremes of the tensor, stochastic rounding); 0 bits: not at
+// all.
+struct GradientQuantizer {
+  int bits = 0;
+  RandomKey key;
+
+  Tensor operator()(const Tensor& gradient) const {
+    if (bits == 0) return gradient;
+    const Tensor g = ops::to_dense(gradient, false);
+    const Format format{.rule = ScaleRule::kAffine, .word_length = bits, .rounding = Rounding::kStochastic};
+    const auto ranges = ops::measure_range(g, Granularity::kTensor, RangeStatistic::kExtreme);
+    require(ranges[0].is_finite(), "range_batch_norm2d", "the output gradient is not finite");
+    const auto codes = ops::quantize(g, format, ops::choose_params(format, ranges), key);
+    return ops::dequantize(codes, gradient.scalar_type());
+  }
+};
+
 // Training mode. The gradient of the scale reaches only the extremes of each chunk, so their rows are saved.
 class RangeNorm : public torch::autograd::Function<RangeNorm> {
  public:
   // `statistics` receives the batch's.
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& gamma, const Tensor& beta,
-                        double eps, int64_t chunks, Statistics* statistics) {
+                        double eps, int64_t chunks, const GradientQuantizer& quantizer,
+                        Statistics* statistics) {
     const Statistics s = measure(x, chunks);
     *statistics = s;
     const Tensor divisor = s.sigma.add(eps);
     ctx->save_for_backward({x, gamma, s.mean, divisor, s.top, s.bottom});
     ctx->saved_data["chunks"] = chunks;
+    ctx->saved_data["bits"] = int64_t{quantizer.bits};
+    ctx->saved_data["key"] = std::vector<int64_t>{quantizer.key.a, quantizer.key.b};
     const Tensor scale = gamma.detach().div(divisor).to(x.scalar_type());
     const Tensor shift = beta.detach().to(x.scalar_type());
     if (!on_loops(x)) {
@@ -102,7 +122,8 @@ class RangeNorm : public torch::autograd::Function<RangeNorm> {
     const Tensor &x = saved[0], &gamma = saved[1], &mean = saved[2], &divisor = saved[3];
     const int64_t chunks = ctx->saved_data["chunks"].toInt();
     const RangeNormShape shape = shape_of(x, chunks);
-    const Tensor g = gradients[0].contiguous(x.suggest_memory_format()).to(x.scalar_type());
+    const Tensor g =
+        quantizer_of(ctx)(gradients[0]).contiguous(x.suggest_memory_format()).to(x.scalar_type());
     const auto [sum_g, sum_gx] = sums(shape, x, mean, g);
     const Tensor scale = gamma.div(divisor);
     const Tensor mean_g = sum_g.div(static_cast<double>(shape.rows)).to(x.scalar_type());
@@ -114,10 +135,17 @@ class RangeNorm : public torch::autograd::Function<RangeNorm> {
             sum_g.to(gamma.scalar_type()),
             Tensor(),
             Tensor(),
+            Tensor(),
             Tensor()};
   }
 
  private:
+  static GradientQuantizer quantizer_of(AutogradContext* ctx) {
+    const auto key = ctx->saved_data["key"].toIntVector();
+    return {.bits = static_cast<int>(ctx->saved_data["bits"].toInt()),
+            .key = {.a = static_cast<uint32_t>(key[0]), .b = static_cast<uint32_t>(key[1])}};
+  }
+
   static std::pair<Tensor, Tensor> sums(const RangeNormShape& shape, const Tensor& x, const Tensor& mean,
                                         const Tensor& g) {
     if (!on_loops(x)) {
@@ -145,30 +173,6 @@ class RangeNorm : public torch::autograd::Function<RangeNorm> {
     rows.scatter_add_(0, top, kick.expand_as(top));
     rows.scatter_add_(0, bottom, kick.neg().expand_as(bottom));
     return rows.view({g.size(0), g.size(2), g.size(3), g.size(1)}).permute({0, 3, 1, 2});
-  }
-};
-
-// Identity whose gradient is quantised (SBM: extremes of the tensor, stochastic rounding).
-class QuantizeGradient : public torch::autograd::Function<QuantizeGradient> {
- public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& y, int64_t bits, int64_t key_a, int64_t key_b) {
-    ctx->saved_data["bits"] = bits;
-    ctx->saved_data["a"] = key_a;
-    ctx->saved_data["b"] = key_b;
-    return y;
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    const at::NoGradGuard no_grad;
-    const Tensor g = ops::to_dense(gradients[0], false);
-    const Format format{.rule = ScaleRule::kAffine,
-                        .word_length = static_cast<int>(ctx->saved_data["bits"].toInt()),
-                        .rounding = Rounding::kStochastic};
-    const RandomKey key{.a = static_cast<uint32_t>(ctx->saved_data["a"].toInt()),
-                        .b = static_cast<uint32_t>(ctx->saved_data["b"].toInt())};
-    const auto ranges = ops::measure_range(g, Granularity::kTensor, RangeStatistic::kExtreme);
-    require(ranges[0].is_finite(), "range_batch_norm2d", "the output gradient is not finite");
-    const auto codes = ops::quantize(g, format, ops::choose_params(format, ranges), key);
-    return {ops::dequantize(codes, g.scalar_type()), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -227,19 +231,20 @@ Tensor RangeBatchNorm2dImpl::forward(const Tensor& input) {
             x.size(2), x.size(3), values, options.chunks);
     Statistics statistics;
     const Tensor dense = on_loops(x) ? x.contiguous(at::MemoryFormat::ChannelsLast) : x;
-    y = RangeNorm::apply(dense, gamma, beta, options.eps, options.chunks, &statistics);
+    GradientQuantizer quantizer;
+    if (options.quantize_bits) {
+      // A stream apart from those of the layers' operands.
+      quantizer = {*options.quantize_bits,
+                   random_key({.seed = options.seed,
+                               .step = static_cast<uint64_t>(num_batches_tracked.item<int64_t>()),
+                               .layer = static_cast<uint32_t>(options.layer),
+                               .tensor = kTensorRoles})};
+    }
+    y = RangeNorm::apply(dense, gamma, beta, options.eps, options.chunks, quantizer, &statistics);
     update_running(statistics.mean, statistics.sigma);
   } else {
     const Tensor scale = gamma.div(running_scale.add(options.eps));
     y = x.sub(per_channel(running_mean)).mul(per_channel(scale)).add(per_channel(beta));
-  }
-  if (options.quantize_bits && is_training()) {
-    // A stream apart from those of the layers' operands.
-    const RandomKey key = random_key({.seed = options.seed,
-                                      .step = static_cast<uint64_t>(num_batches_tracked.item<int64_t>()),
-                                      .layer = static_cast<uint32_t>(options.layer),
-                                      .tensor = kTensorRoles});
-    y = QuantizeGradient::apply(y, int64_t{*options.quantize_bits}, int64_t{key.a}, int64_t{key.b});
   }
   return is_narrow ? y.to(input.scalar_type()) : y;
 }

@@ -236,7 +236,8 @@ TEST(Format, NamesAreShort) {
 TEST(Format, JsonKeepsEverything) {
   for (const ScaleRule rule : {ScaleRule::kFloat, ScaleRule::kFixed, ScaleRule::kPowerOfTwo,
                                ScaleRule::kPowerOfTwoVendor, ScaleRule::kSymmetric, ScaleRule::kAffine}) {
-    Format format{.rule = rule, .word_length = 11, .fraction_length = -7, .exact_zero = true};
+    const int bits = rule == ScaleRule::kFloat ? 16 : 11;
+    Format format{.rule = rule, .word_length = bits, .fraction_length = -7, .exact_zero = true};
     format.granularity = Granularity::kSample;
     format.rounding = Rounding::kStochastic;
     format.range_source = RangeSource::kPrevious;
