@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "bitdial/core/parallel.h"
 #include "bitdial/cost/work.h"
 
 namespace bitdial::cost {
@@ -50,6 +51,16 @@ std::function<void()> convolution(const kernels::ConvShape& s, const Operands& t
 std::function<void()> prepare_cast(int64_t elements) {
   const at::Tensor x = at::ones({elements}, at::kFloat);
   return [x] { x.to(at::kBFloat16); };
+}
+
+OneThread::OneThread() : own_(num_threads()), libtorch_(at::get_num_threads()) {
+  at::set_num_threads(1);
+  set_num_threads(1);
+}
+
+OneThread::~OneThread() {
+  at::set_num_threads(libtorch_);
+  set_num_threads(own_);
 }
 
 std::string libtorch_version() { return TORCH_VERSION; }

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <system_error>
 
 #include "bitdial/core/atomic_file.h"
@@ -115,9 +116,13 @@ void KernelTable::prepare(std::span<const GemmWork> works,
   if (progress && all > 0) progress(done, all);
 }
 
-int64_t KernelTable::uncertain() const {
-  return std::count_if(entries_.begin(), entries_.end(),
-                       [](const auto& entry) { return !entry.second.is_certain; });
+int64_t KernelTable::uncertain(std::span<const GemmWork> works) const {
+  std::set<std::string> keys;
+  for (const GemmWork& work : works) {
+    const auto found = entries_.find(key_of(work));
+    if (found != entries_.end() && !found->second.is_certain) keys.insert(found->first);
+  }
+  return std::ssize(keys);
 }
 
 const KernelTable::Entry* KernelTable::find(const std::string& key) const {

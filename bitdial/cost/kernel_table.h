@@ -52,9 +52,9 @@ class KernelTable {
 
   const Machine& machine() const { return machine_; }
   const std::filesystem::path& cache() const { return cache_; }
-  /// Times measured beside other work on the cores: too long, perhaps. They are measured again by the next
-  /// process that asks.
-  int64_t uncertain() const;
+  /// How many of these are known from measurements beside other work on the cores only. The next process
+  /// that asks measures them again.
+  int64_t uncertain(std::span<const GemmWork> works) const;
 
  private:
   struct Entry {

@@ -12,23 +12,29 @@ struct Timing {
 };
 
 struct StopwatchOptions {
-  int repetitions = 7;         ///< on uncontended cores, that the median is taken from
-  double patience = 40.0;      ///< after the time of so many repetitions the fastest has to do,
-  double least_seconds = 0.1;  ///< but not before
+  int repetitions = 7;          ///< on uncontended cores, that the median is taken from
+  double patience = 15.0;       ///< gives up after the time of so many repetitions,
+  double least_seconds = 0.05;  ///< but not before
 };
 
 /// Times pieces of work on a machine that others may use, by the rule of kernels/reference_loop.h:
-/// repetitions beside which the reference loop is slow do not count.
+/// repetitions beside which the reference loop is slow do not count. Where too few remain, the work's time on
+/// a core of one thread, divided by the number of threads, serves: others hardly change it, but how well the
+/// threads share the work is not in it.
 class Stopwatch {
  public:
   explicit Stopwatch(const StopwatchOptions& options = {});
 
-  /// Runs `work` once to warm up, then until the options are met.
+  /// Runs `work` once to warm up, then until the options are met. After several pieces of work on contended
+  /// cores it gives up sooner.
   Timing time(const std::function<void()>& work);
 
  private:
+  Timing beside_others(const std::function<void()>& work) const;
+
   StopwatchOptions options_;
   kernels::ReferenceLoop reference_;
+  int contended_in_a_row_ = 0;
 };
 
 }  // namespace bitdial::cost

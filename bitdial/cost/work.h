@@ -36,6 +36,19 @@ std::function<void()> prepare(Pass pass, int64_t elements);
 std::function<void()> prepare_float(const kernels::ConvShape& shape, Gemm gemm, bool is_bfloat16);
 /// A float32 tensor to bfloat16, by LibTorch.
 std::function<void()> prepare_cast(int64_t elements);
+
+/// While it lives, bitdial's kernels and LibTorch's run on the calling thread alone.
+class OneThread {
+ public:
+  OneThread();
+  ~OneThread();
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  int own_, libtorch_;
+};
+
 std::string libtorch_version();
 
 }  // namespace bitdial::cost

@@ -86,7 +86,8 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
     layers.push_back(&row);
     shapes.push_back(gemm_shape(row, batch));
   }
-  measure_gemms(table, shapes, true, progress);
+  const auto works = gemm_works(shapes, true);
+  table.prepare(works, progress);
   // Not owned: the plan is made before this function returns.
   const auto timings = make_timings({&table, [](cost::KernelTable*) {}}, shapes);
   StepPlan plan;
@@ -98,7 +99,7 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
     }
   }
   plan.other_seconds = other_seconds(rows, batch, table);
-  plan.uncertain = table.uncertain();
+  plan.uncertain = table.uncertain(works);
   return plan;
 }
 

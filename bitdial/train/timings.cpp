@@ -62,20 +62,19 @@ std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
   return std::make_shared<LayerTimings>(std::move(table), std::move(shapes));
 }
 
-void measure_gemms(cost::KernelTable& table, std::span<const kernels::ConvShape> shapes, bool all,
-                   const MeasureProgress& progress) {
+std::vector<cost::GemmWork> gemm_works(std::span<const kernels::ConvShape> shapes, bool with_int16) {
   std::vector<cost::GemmWork> works;
   for (size_t i = 0; i < shapes.size(); ++i) {
     for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
       if (i == 0 && gemm == Gemm::kBprop) continue;  // nobody reads the first layer's dX
       for (const GemmArithmetic arithmetic : {GemmArithmetic::kInt8, GemmArithmetic::kInt16,
                                               GemmArithmetic::kBFloat16, GemmArithmetic::kFloat32}) {
-        if (arithmetic == GemmArithmetic::kInt16 && !all) continue;
+        if (arithmetic == GemmArithmetic::kInt16 && !with_int16) continue;
         works.push_back({.shape = shapes[i], .gemm = gemm, .arithmetic = arithmetic});
       }
     }
   }
-  table.prepare(works, progress);
+  return works;
 }
 
 void provide_timings(nn::Session& session, const models::Network& network, int64_t batch,
@@ -90,7 +89,7 @@ void provide_timings(nn::Session& session, const models::Network& network, int64
     shapes.push_back(gemm_shape(*row, batch));
   }
   auto table = std::make_shared<cost::KernelTable>(cost::KernelTable::open());
-  measure_gemms(*table, shapes, false, progress);
+  table->prepare(gemm_works(shapes, false), progress);
   session.policy().set_timings(make_timings(std::move(table), std::move(shapes)));
 }
 

@@ -31,10 +31,9 @@ std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
 /// Called before and after each measurement.
 using MeasureProgress = std::function<void(int64_t done, int64_t all)>;
 
-/// Measures what is not known of the GEMMs of these layers in int8, bfloat16 and float32 (`all`: in int16,
-/// too).
-void measure_gemms(cost::KernelTable& table, std::span<const kernels::ConvShape> shapes, bool all,
-                   const MeasureProgress& progress = {});
+/// The GEMMs of these layers in int8, bfloat16 and float32 (`with_int16`: in int16, too); the first layer has
+/// no BPROP.
+std::vector<cost::GemmWork> gemm_works(std::span<const kernels::ConvShape> shapes, bool with_int16);
 
 /// Gives the session's policy the times of its network's layers for batches of `batch` samples, if it asks
 /// for them. After attach. Throws Error when the session has a layer that the network's table does not list.

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -55,8 +56,9 @@ policy = "float32"
   }
 
   std::string in_folder(const std::string& arguments) const {
-    return fmt::format("cd '{0}' && exec '{1}' {2} >'{0}/out' 2>'{0}/err'", folder_.string(), BITDIAL_COMMAND,
-                       arguments);
+    return fmt::format(
+        "cd '{0}' && export XDG_CACHE_HOME='{0}/cache' && exec '{1}' {2} >'{0}/out' 2>'{0}/err'",
+        folder_.string(), BITDIAL_COMMAND, arguments);
   }
 
   Result bitdial(const std::string& arguments) const {
@@ -148,6 +150,43 @@ TEST_F(CommandTest, ShowsTheMachine) {
   const std::string line = result.out.substr(begin, result.out.find('\n', begin) - begin);
   EXPECT_TRUE(contains(line, "omp")) << line;
   EXPECT_FALSE(contains(line, ",")) << line;
+}
+
+TEST_F(CommandTest, PlansAStep) {
+  Result result = bitdial("plan lenet5 --batch 2 --json plan.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.err, "timing 56 GEMMs")) << result.err;  // 5 layers, 14 GEMMs, 4 arithmetics
+  for (const char* word :
+       {"conv2", "WTGRAD", "int16 ms", "bfloat16 ms", "choice", "training step", "cache/bitdial"}) {
+    EXPECT_TRUE(contains(result.out, word)) << word << "\n" << result.out;
+  }
+  const auto plan = nlohmann::json::parse(slurp(folder_ / "plan.json"));
+  EXPECT_EQ(plan.at("batch"), 2);
+  ASSERT_EQ(plan.at("layers").size(), 5U);
+  EXPECT_EQ(plan.at("layers")[0].at("gemms").size(), 2U) << "nobody reads the first layer's dX";
+  const auto& layer = plan.at("layers")[1];
+  EXPECT_EQ(layer.at("gemms").size(), 3U);
+  EXPECT_EQ(layer.at("macs"), 2 * 240000);  // 16 x 10 x 10 outputs of 6 x 5 x 5 products
+  double sum = plan.at("other_ms").get<double>();
+  for (const auto& one : plan.at("layers")) sum += one.at("ms").get<double>();
+  EXPECT_NEAR(plan.at("step_ms").get<double>(), sum, 1e-6 * sum);
+  result = bitdial("plan lenet5 --batch 2");
+  EXPECT_EQ(result.code, 0);
+  expect_one_line_error(bitdial("plan lenet6"), 1);
+  expect_one_line_error(bitdial("plan lenet5 --batch 0"), 2);
+  expect_one_line_error(bitdial("plan lenet5 --batch 2 --json nowhere/plan.json"), 1);
+}
+
+TEST_F(CommandTest, GoesOnWithMoreEpochs) {
+  ASSERT_EQ(bitdial("train tiny.toml --out run").code, 0);
+  Result result = bitdial("train --resume run");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "bitdial train --resume run --epochs 2")) << result.out;
+  result = bitdial("train --resume run --epochs 2");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "2 epochs, 12 steps")) << result.out;
+  expect_one_line_error(bitdial("train --resume run --epochs 2"), 1);
+  expect_one_line_error(bitdial("train --resume run --policy apt"), 2);
 }
 
 TEST_F(CommandTest, TrainsEvaluatesAndExports) {

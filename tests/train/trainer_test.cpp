@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <functional>
 #include <memory>
@@ -190,6 +192,131 @@ TEST_F(TrainerTest, LosesOnlyWhatFollowsTheLastCheckpoint) {
   expect_same_runs(run("whole"), run("parts"));
 }
 
+/// Normalised layers, a few seconds a run.
+Recipe small_resnet() {
+  Recipe recipe = tiny_recipe();
+  recipe.model.name = "resnet20-cifar";
+  recipe.data.train_images = 256;
+  recipe.data.test_images = 32;
+  recipe.data.image_size = 16;
+  recipe.train.epochs = 3;
+  return recipe;
+}
+
+double mean_bits(const fs::path& run, const char* key) {
+  return read_lines(run / "metrics.jsonl").back().at(key).get<double>();
+}
+
+TEST_F(TrainerTest, LearnsInBFloat16) {
+  Recipe recipe = small_resnet();
+  recipe.precision.policy = "bf16";
+  const TrainSummary summary = train(recipe, run("bf16"), options_);
+  const auto lines = read_lines(run("bf16") / "metrics.jsonl");
+  EXPECT_LT(summary.train_loss, lines.front().at("loss").get<double>() - 0.1);
+  EXPECT_EQ(mean_bits(run("bf16"), "bits_w"), 16.0);
+  recipe.precision.policy = "float32";
+  train(recipe, run("float32"), options_);
+  const double first = read_lines(run("float32") / "metrics.jsonl").front().at("loss").get<double>();
+  EXPECT_NE(first, lines.front().at("loss").get<double>()) << "bfloat16 rounds";
+  EXPECT_NEAR(first, lines.front().at("loss").get<double>(), 0.05);
+  const EvaluationReport report = evaluate_checkpoint(run("bf16"), {});
+  EXPECT_EQ(report.quantized.loss, summary.evaluation->loss);
+  EXPECT_NE(report.float32.loss, report.quantized.loss);
+}
+
+TEST_F(TrainerTest, LearnsWithSbm) {
+  Recipe recipe = small_resnet();
+  recipe.precision.policy = "sbm";
+  recipe.model.zero_last_gamma = true;
+  const TrainSummary summary = train(recipe, run("sbm"), options_);
+  const auto lines = read_lines(run("sbm") / "metrics.jsonl");
+  EXPECT_LT(summary.train_loss, lines.front().at("loss").get<double>() - 0.1);
+  EXPECT_EQ(mean_bits(run("sbm"), "bits_w"), 8.0);
+  EXPECT_EQ(mean_bits(run("sbm"), "bits_dy"), 20.0) << "8 bits for BPROP, float32 for WTGRAD";
+  // Range BN quantises its input with a running range in evaluation; float32 beside it does not.
+  const Checkpoint checkpoint = read_checkpoint(find_checkpoint(run("sbm"), false));
+  const auto has_range = [](const StoredTensor& tensor) {
+    return tensor.name.ends_with("bn1.running_range");
+  };
+  EXPECT_TRUE(std::any_of(checkpoint.tensors.begin(), checkpoint.tensors.end(), has_range));
+  const EvaluationReport report = evaluate_checkpoint(run("sbm"), {});
+  EXPECT_EQ(report.quantized.loss, summary.evaluation->loss);
+  EXPECT_NE(report.float32.loss, report.quantized.loss);
+
+  recipe.precision.policy = "float32";
+  recipe.model.normalization = "range";
+  recipe.model.range_norm_bits = 0;
+  train(recipe, run("range"), options_);
+  const EvaluationReport plain = evaluate_checkpoint(run("range"), {});
+  EXPECT_EQ(plain.float32.loss, plain.quantized.loss);
+}
+
+// Times come from this machine, so any choice is right; it must train, be resumed and be evaluated exactly.
+TEST_F(TrainerTest, LearnsWithTheFastestArithmetic) {
+  ::setenv("XDG_CACHE_HOME", (folder_ / "cache").c_str(), 1);
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "auto";
+  recipe.precision.options = {{"quantify_rate", 0.0}};
+  std::vector<int64_t> measured;
+  options_.measuring = [&](int64_t done, int64_t) { measured.push_back(done); };
+  expect_resume_is_exact(recipe, {3, 2});
+  // Five layers, of the first FPROP and WTGRAD alone, in three arithmetics: once for all runs.
+  EXPECT_EQ(measured.size(), 3U * (5 * 3 - 1) + 1);
+  EXPECT_EQ(fs::exists(folder_ / "cache/bitdial"), true);
+  const auto lines = read_lines(run("whole") / "precision.jsonl");
+  EXPECT_TRUE(lines.front().at("evidence").contains("bits_needed"));
+  const EvaluationReport report = evaluate_checkpoint(run("whole"), {});
+  EXPECT_EQ(report.quantized.loss, evaluate_checkpoint(run("parts"), {}).quantized.loss);
+}
+
+TEST_F(TrainerTest, AFinishedRunGoesOnForMoreEpochs) {
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "static";
+  recipe.schedule.name = "step";  // whose rates do not depend on the length of the run
+  recipe.schedule.milestones = {1.5};
+  recipe.train.epochs = 3;
+  train(recipe, run("whole"), options_);
+  recipe.train.epochs = 1;
+  train(recipe, run("parts"), options_);
+  EXPECT_EQ(resume(run("parts"), options_).steps, 7) << "finished";
+  EXPECT_FALSE(resume(run("parts"), stop_after(3), 3).finished);
+  EXPECT_EQ(load_recipe(run("parts") / "recipe.toml").train.epochs, 3);
+  const TrainSummary summary = resume(run("parts"), options_);
+  EXPECT_TRUE(summary.finished);
+  EXPECT_EQ(summary.steps, 21);
+  expect_same_runs(run("whole"), run("parts"));
+}
+
+// The cosine of the longer run, from the next step on.
+TEST_F(TrainerTest, MoreEpochsStretchTheSchedule) {
+  Recipe recipe = tiny_recipe();
+  recipe.data.drop_last = true;  // 6 steps per epoch
+  recipe.train.log_every = 1;
+  train(recipe, run("a"), options_);
+  resume(run("a"), options_, 4);
+  const auto lines = read_lines(run("a") / "metrics.jsonl");
+  const auto rate = [&](int64_t step) {
+    for (const auto& line : lines) {
+      if (line.at("kind") == "step" && line.at("step") == step) return line.at("lr").get<double>();
+    }
+    return -1.0;
+  };
+  EXPECT_NEAR(rate(11), 0.05 * 0.5 * (1 + std::cos(M_PI * 11 / 12)), 1e-12);
+  EXPECT_NEAR(rate(12), 0.05 * 0.5 * (1 + std::cos(M_PI * 12 / 24)), 1e-12);
+  EXPECT_NEAR(rate(23), 0.05 * 0.5 * (1 + std::cos(M_PI * 23 / 24)), 1e-12);
+}
+
+TEST_F(TrainerTest, FewerEpochsThanTrainedAreRefused) {
+  train(tiny_recipe(), run("a"), options_);
+  try {
+    resume(run("a"), options_, 2);
+    FAIL() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("has trained 2 epochs"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(load_recipe(run("a") / "recipe.toml").train.epochs, 2);
+}
+
 TEST_F(TrainerTest, AccumulationEqualsTheWholeBatch) {
   Recipe recipe = tiny_recipe();
   recipe.train.epochs = 1;
@@ -288,6 +415,20 @@ TEST_F(TrainerTest, NamesTheTensorThatDoesNotFit) {
   write_weights(file, wrong);
   error = error_of([&] { train(recipe, run("d"), options_); });
   EXPECT_NE(error.find("lacks tensor \"fc2."), std::string::npos) << error;
+}
+
+TEST_F(TrainerTest, LeavesNoFolderWhenItCannotStart) {
+  Recipe recipe = tiny_recipe();
+  recipe.data.name = "cifar10";
+  recipe.data.directory = folder_ / "nothing";
+  EXPECT_THROW(train(recipe, run("a"), options_), Error);
+  EXPECT_FALSE(fs::exists(run("a")));
+  recipe = tiny_recipe();
+  recipe.model.init = folder_ / "nothing.pt";
+  fs::create_directories(run("b"));
+  EXPECT_THROW(train(recipe, run("b"), options_), Error);
+  EXPECT_TRUE(fs::exists(run("b"))) << "it was there before";
+  EXPECT_TRUE(train(tiny_recipe(), run("b"), options_).finished);
 }
 
 TEST_F(TrainerTest, NeverWritesOverARun) {
