@@ -16,7 +16,7 @@ static_assert(std::endian::native == std::endian::little, "tensors are stored as
 
 namespace {
 
-constexpr const char* kOperation = "safetensors";
+constexpr const char* kSafetensors = "safetensors";
 constexpr size_t kLengthBytes = 8;
 
 constexpr std::array<std::pair<std::string_view, DType>, 10> kTypeCodes{{{"BOOL", DType::kBool},
@@ -39,7 +39,7 @@ std::string_view type_code(DType type) {
 DType parse_type(const std::string& code, const std::string& where) {
   const auto* const row = std::find_if(kTypeCodes.begin(), kTypeCodes.end(),
                                        [&](const auto& entry) { return entry.first == code; });
-  require(row != kTypeCodes.end(), kOperation, "{}: unknown type \"{}\"", where, code);
+  require(row != kTypeCodes.end(), kSafetensors, "{}: unknown type \"{}\"", where, code);
   return row->second;
 }
 
@@ -47,7 +47,7 @@ DType parse_type(const std::string& code, const std::string& where) {
 int64_t checked_bytes(const std::vector<int64_t>& shape, DType type, const std::string& where) {
   int64_t bytes = size_of(type);
   for (const int64_t size : shape) {
-    require(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes), kOperation, "{}: impossible shape {}",
+    require(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes), kSafetensors, "{}: impossible shape {}",
             where, shape_text(shape));
   }
   return bytes;
@@ -69,13 +69,13 @@ StoredTensor read_tensor(const std::string& name, const nlohmann::json& entry,
     tensor.shape = entry.at("shape").get<std::vector<int64_t>>();
     offsets = entry.at("data_offsets").get<std::array<int64_t, 2>>();
   } catch (const nlohmann::json::exception&) {
-    fail(kOperation, "{} has no valid dtype, shape and data_offsets", where);
+    fail(kSafetensors, "{} has no valid dtype, shape and data_offsets", where);
   }
   const int64_t bytes = checked_bytes(tensor.shape, tensor.type, where);
   require(offsets[0] >= 0 && offsets[0] <= offsets[1] && std::cmp_less_equal(offsets[1], data.size()),
-          kOperation, "{} lies at bytes {} to {} of {}: the file is truncated or damaged", where, offsets[0],
+          kSafetensors, "{} lies at bytes {} to {} of {}: the file is truncated or damaged", where, offsets[0],
           offsets[1], data.size());
-  require(offsets[1] - offsets[0] == bytes, kOperation, "{} has {} bytes, its shape {} of {} needs {}", where,
+  require(offsets[1] - offsets[0] == bytes, kSafetensors, "{} has {} bytes, its shape {} of {} needs {}", where,
           offsets[1] - offsets[0], shape_text(tensor.shape), to_string(tensor.type), bytes);
   const auto content = data.subspan(static_cast<size_t>(offsets[0]), static_cast<size_t>(bytes));
   tensor.data.assign(content.begin(), content.end());
@@ -90,11 +90,11 @@ void check_extents(std::vector<Extent> extents, size_t data_size, const std::str
   });
   int64_t position = 0;
   for (const Extent& extent : extents) {
-    require(extent.begin == position, kOperation, "{}: tensor \"{}\" begins at byte {}, expected {}", file,
+    require(extent.begin == position, kSafetensors, "{}: tensor \"{}\" begins at byte {}, expected {}", file,
             extent.name, extent.begin, position);
     position = extent.end;
   }
-  require(std::cmp_equal(position, data_size), kOperation, "{}: {} bytes of data, tensors need {}", file,
+  require(std::cmp_equal(position, data_size), kSafetensors, "{}: {} bytes of data, tensors need {}", file,
           data_size, position);
 }
 
@@ -104,15 +104,15 @@ TensorFile read_safetensors(const std::filesystem::path& path) {
   const std::string name = path.string();
   const std::vector<std::byte> bytes = read_bytes(path);
   uint64_t header_size = 0;
-  require(bytes.size() >= kLengthBytes, kOperation, "{} is not a safetensors file: {} bytes", name,
+  require(bytes.size() >= kLengthBytes, kSafetensors, "{} is not a safetensors file: {} bytes", name,
           bytes.size());
   std::memcpy(&header_size, bytes.data(), kLengthBytes);
-  require(header_size <= bytes.size() - kLengthBytes, kOperation,
+  require(header_size <= bytes.size() - kLengthBytes, kSafetensors,
           "{} is not a safetensors file or truncated: header of {} bytes in a file of {}", name, header_size,
           bytes.size());
   const auto* const text = reinterpret_cast<const char*>(bytes.data()) + kLengthBytes;
   const nlohmann::json header = nlohmann::json::parse(text, text + header_size, nullptr, false);
-  require(header.is_object(), kOperation, "{}: the header is not a JSON object", name);
+  require(header.is_object(), kSafetensors, "{}: the header is not a JSON object", name);
 
   const std::span<const std::byte> data =
       std::span(bytes).subspan(kLengthBytes + static_cast<size_t>(header_size));
@@ -121,7 +121,7 @@ TensorFile read_safetensors(const std::filesystem::path& path) {
   for (const auto& [key, entry] : header.items()) {
     if (key == "__metadata__") {
       for (const auto& [name_of_value, value] : entry.items()) {
-        require(value.is_string(), kOperation, "{}: metadata \"{}\" is not a text", name, name_of_value);
+        require(value.is_string(), kSafetensors, "{}: metadata \"{}\" is not a text", name, name_of_value);
         file.metadata[name_of_value] = value.get<std::string>();
       }
       continue;
@@ -141,7 +141,7 @@ void write_safetensors(const std::filesystem::path& path, const TensorFile& file
     const auto end = offset + static_cast<int64_t>(tensor.data.size());
     require(checked_bytes(tensor.shape, tensor.type, tensor.name) == end - offset &&
                 !header.contains(tensor.name),
-            kOperation, "tensor \"{}\" is given twice or its data does not fit its shape", tensor.name);
+            kSafetensors, "tensor \"{}\" is given twice or its data does not fit its shape", tensor.name);
     header[tensor.name] = {
         {"dtype", type_code(tensor.type)}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
     parts.emplace_back(tensor.data);

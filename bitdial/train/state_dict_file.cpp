@@ -17,7 +17,7 @@ namespace bitdial::train {
 
 namespace {
 
-constexpr const char* kOperation = "state dict";
+constexpr const char* kStateDict = "state dict";
 using Kind = PickleValue::Kind;
 using Entries = std::unordered_map<std::string, std::vector<std::byte>>;
 
@@ -49,7 +49,7 @@ std::string reason(archive* handle) {
 Entries read_entries(const std::filesystem::path& path) {
   const ReadArchive handle(archive_read_new(), archive_read_free);
   archive_read_support_format_zip_seekable(handle.get());
-  require(archive_read_open_filename(handle.get(), path.c_str(), size_t{1} << 20) == ARCHIVE_OK, kOperation,
+  require(archive_read_open_filename(handle.get(), path.c_str(), size_t{1} << 20) == ARCHIVE_OK, kStateDict,
           "cannot read {}: {}", path.string(), reason(handle.get()));
   Entries entries;
   archive_entry* entry = nullptr;
@@ -62,10 +62,10 @@ Entries read_entries(const std::filesystem::path& path) {
     while ((count = archive_read_data(handle.get(), chunk.data(), chunk.size())) > 0) {
       content.insert(content.end(), chunk.begin(), chunk.begin() + count);
     }
-    require(count == 0, kOperation, "{} is damaged at \"{}\": {}", path.string(), name, reason(handle.get()));
+    require(count == 0, kStateDict, "{} is damaged at \"{}\": {}", path.string(), name, reason(handle.get()));
     entries.insert_or_assign(name.substr(name.find('/') + 1), std::move(content));
   }
-  require(status == ARCHIVE_EOF, kOperation, "{} is not a complete zip archive: {}", path.string(),
+  require(status == ARCHIVE_EOF, kStateDict, "{} is not a complete zip archive: {}", path.string(),
           reason(handle.get()));
   return entries;
 }
@@ -73,7 +73,7 @@ Entries read_entries(const std::filesystem::path& path) {
 std::vector<int64_t> integers(const PickleValue& tuple) {
   std::vector<int64_t> values;
   for (const PickleValue* item : tuple.items) {
-    require(item->kind == Kind::kInt, kOperation, "a shape holds something else than integers");
+    require(item->kind == Kind::kInt, kStateDict, "a shape holds something else than integers");
     values.push_back(item->integer);
   }
   return values;
@@ -106,9 +106,9 @@ void gather(std::span<const std::byte> storage, const std::vector<int64_t>& stri
     require(size >= 0 && strides[d] >= 0 && !__builtin_mul_overflow(count, size, &count) &&
                 !__builtin_mul_overflow(strides[d], std::max<int64_t>(size - 1, 0), &reach) &&
                 !__builtin_add_overflow(last, reach, &last),
-            kOperation, "tensor \"{}\" has the impossible shape {}", tensor.name, shape_text(tensor.shape));
+            kStateDict, "tensor \"{}\" has the impossible shape {}", tensor.name, shape_text(tensor.shape));
   }
-  require(count == 0 || (offset >= 0 && last < capacity && count <= capacity), kOperation,
+  require(count == 0 || (offset >= 0 && last < capacity && count <= capacity), kStateDict,
           "tensor \"{}\" of shape {} reaches beyond its storage of {} elements", tensor.name,
           shape_text(tensor.shape), capacity);
   tensor.data.resize(static_cast<size_t>(count * item));
@@ -131,21 +131,21 @@ StoredTensor read_tensor(const std::string& name, const PickleValue& arguments, 
   tensor.name = name;
   require(arguments.items.size() >= 4 && arguments.items[0]->kind == Kind::kPersistent &&
               arguments.items[0]->items[0]->items.size() >= 3 && arguments.items[1]->kind == Kind::kInt,
-          kOperation, "tensor \"{}\" is stored in an unknown way", name);
+          kStateDict, "tensor \"{}\" is stored in an unknown way", name);
   const auto& id = arguments.items[0]->items[0]->items;  // "storage", type, key, location, elements
   const std::string_view type = id[1]->text;
   const auto* const storage = std::find_if(
       kStorages.begin(), kStorages.end(),
       [&](const StorageName& candidate) { return type == fmt::format("torch.{}", candidate.name); });
-  require(storage != kStorages.end(), kOperation, "tensor \"{}\" has the unsupported type \"{}\"", name,
+  require(storage != kStorages.end(), kStateDict, "tensor \"{}\" has the unsupported type \"{}\"", name,
           type);
   tensor.type = storage->type;
   tensor.shape = integers(*arguments.items[2]);
   const std::vector<int64_t> strides = integers(*arguments.items[3]);
-  require(strides.size() == tensor.shape.size(), kOperation, "tensor \"{}\" has {} sizes but {} strides",
+  require(strides.size() == tensor.shape.size(), kStateDict, "tensor \"{}\" has {} sizes but {} strides",
           name, tensor.shape.size(), strides.size());
   const auto content = entries.find("data/" + id[2]->text);
-  require(content != entries.end(), kOperation, "the data of tensor \"{}\" is missing", name);
+  require(content != entries.end(), kStateDict, "the data of tensor \"{}\" is missing", name);
   gather(content->second, strides, arguments.items[1]->integer, tensor);
   return tensor;
 }
@@ -180,7 +180,7 @@ void add_entry(archive* handle, const std::string& name, std::span<const std::by
   const bool written =
       archive_write_header(handle, entry.get()) == ARCHIVE_OK &&
       archive_write_data(handle, content.data(), content.size()) == static_cast<la_ssize_t>(content.size());
-  require(written, kOperation, "cannot write \"{}\": {}", name, reason(handle));
+  require(written, kStateDict, "cannot write \"{}\": {}", name, reason(handle));
 }
 
 void add_entry(archive* handle, const std::string& name, std::string_view content) {
@@ -227,11 +227,11 @@ la_ssize_t collect(archive*, void* out, const void* data, size_t size) {
 TensorFile read_state_dict(const std::filesystem::path& path) {
   const Entries entries = read_entries(path);
   const auto data = entries.find("data.pkl");
-  require(data != entries.end(), kOperation, "{} holds no data.pkl: it was not written by torch.save",
+  require(data != entries.end(), kStateDict, "{} holds no data.pkl: it was not written by torch.save",
           path.string());
   const Pickle pickle = Pickle::parse(data->second);
   const PickleValue& root = pickle.root();
-  require(root.kind == Kind::kDict, kOperation,
+  require(root.kind == Kind::kDict, kStateDict,
           "{} holds something else than a dictionary of tensors: save model.state_dict(), not the model",
           path.string());
   TensorFile file;
@@ -240,7 +240,7 @@ TensorFile read_state_dict(const std::filesystem::path& path) {
       file.tensors.push_back(read_tensor(name->text, *arguments, entries));
     }
   }
-  require(!file.tensors.empty(), kOperation, "{} holds no tensors", path.string());
+  require(!file.tensors.empty(), kStateDict, "{} holds no tensors", path.string());
   drop_common_prefix(file.tensors);
   return file;
 }
@@ -270,7 +270,7 @@ void write_state_dict(const std::filesystem::path& path, const TensorFile& file)
       add_entry(handle.get(), fmt::format("data/{}", i), file.tensors[i].data);
     }
     add_entry(handle.get(), "version", "3\n");
-    require(archive_write_close(handle.get()) == ARCHIVE_OK, kOperation, "cannot write {}: {}", path.string(),
+    require(archive_write_close(handle.get()) == ARCHIVE_OK, kStateDict, "cannot write {}: {}", path.string(),
             reason(handle.get()));
   }
   const std::span<const std::byte> part = bytes;
