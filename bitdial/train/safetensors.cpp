@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "bitdial/core/error.h"
 #include "bitdial/core/atomic_file.h"
+#include "bitdial/core/error.h"
 #include "bitdial/train/tensor_file.h"
 
 namespace bitdial::train {
@@ -47,8 +47,8 @@ DType parse_type(const std::string& code, const std::string& where) {
 int64_t checked_bytes(const std::vector<int64_t>& shape, DType type, const std::string& where) {
   int64_t bytes = size_of(type);
   for (const int64_t size : shape) {
-    require(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes), kSafetensors, "{}: impossible shape {}",
-            where, shape_text(shape));
+    require(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes), kSafetensors,
+            "{}: impossible shape {}", where, shape_text(shape));
   }
   return bytes;
 }
@@ -73,10 +73,10 @@ StoredTensor read_tensor(const std::string& name, const nlohmann::json& entry,
   }
   const int64_t bytes = checked_bytes(tensor.shape, tensor.type, where);
   require(offsets[0] >= 0 && offsets[0] <= offsets[1] && std::cmp_less_equal(offsets[1], data.size()),
-          kSafetensors, "{} lies at bytes {} to {} of {}: the file is truncated or damaged", where, offsets[0],
-          offsets[1], data.size());
-  require(offsets[1] - offsets[0] == bytes, kSafetensors, "{} has {} bytes, its shape {} of {} needs {}", where,
-          offsets[1] - offsets[0], shape_text(tensor.shape), to_string(tensor.type), bytes);
+          kSafetensors, "{} lies at bytes {} to {} of {}: the file is truncated or damaged", where,
+          offsets[0], offsets[1], data.size());
+  require(offsets[1] - offsets[0] == bytes, kSafetensors, "{} has {} bytes, its shape {} of {} needs {}",
+          where, offsets[1] - offsets[0], shape_text(tensor.shape), to_string(tensor.type), bytes);
   const auto content = data.subspan(static_cast<size_t>(offsets[0]), static_cast<size_t>(bytes));
   tensor.data.assign(content.begin(), content.end());
   extent = {offsets[0], offsets[1], name};

@@ -8,8 +8,8 @@
 #include <memory>
 #include <unordered_map>
 
-#include "bitdial/core/error.h"
 #include "bitdial/core/atomic_file.h"
+#include "bitdial/core/error.h"
 #include "bitdial/train/pickle.h"
 #include "bitdial/train/tensor_file.h"
 
