@@ -100,7 +100,7 @@ void print_precisions(const Cpu& cpu) {
   fmt::print("\n{}", table.text());
 }
 
-void print_info() {
+void print_machine() {
   const Cpu cpu = read_cpu();
   std::set<std::string> runtimes;
   for (const std::string& path : openmp_runtimes()) runtimes.insert(std::filesystem::path(path).filename());
@@ -123,7 +123,7 @@ void print_info() {
 }  // namespace
 
 void add_info_command(CLI::App& app) {
-  app.add_subcommand("info", "Show CPU, instruction sets, threads and libraries")->callback(print_info);
+  app.add_subcommand("info", "Show CPU, instruction sets, threads and libraries")->callback(print_machine);
 }
 
 }  // namespace bitdial::cli

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kName = "image-folder";
+constexpr const char* kImageFolder = "image-folder";
 // Resize to 256, cut 224 from the centre (ImageNet's usual test images).
 constexpr double kCenterShare = 224.0 / 256.0;
 constexpr double kTestShare = 0.1;
@@ -86,7 +86,7 @@ std::vector<std::string> list_classes(const fs::path& dir) {
     if (entry.is_directory() && !is_hidden(entry.path())) names.push_back(entry.path().filename().string());
   }
   std::sort(names.begin(), names.end());
-  require(!names.empty(), kName, "{}: expected one sub-folder per class, found none", dir.string());
+  require(!names.empty(), kImageFolder, "{}: expected one sub-folder per class, found none", dir.string());
   return names;
 }
 
@@ -100,7 +100,7 @@ std::vector<LabelledFile> list_files(const fs::path& dir, const std::vector<std:
         paths.push_back(entry.path());
       }
     }
-    require(!paths.empty(), kName, "{}: expected .png, .jpg or .jpeg files, found none",
+    require(!paths.empty(), kImageFolder, "{}: expected .png, .jpg or .jpeg files, found none",
             (dir / classes[c]).string());
     std::sort(paths.begin(), paths.end());
     for (fs::path& path : paths) files.push_back({std::move(path), static_cast<int>(c)});
@@ -112,7 +112,7 @@ fs::path test_folder(const fs::path& dir) {
   for (const char* name : {"val", "test"}) {
     if (fs::is_directory(dir / name)) return dir / name;
   }
-  fail(kName, "{}: has train/, but neither val/ nor test/ beside it", dir.string());
+  fail(kImageFolder, "{}: has train/, but neither val/ nor test/ beside it", dir.string());
 }
 
 std::string join(const std::vector<std::string>& names) {
@@ -126,7 +126,7 @@ std::shared_ptr<const Dataset> open_folders(const fs::path& dir, Split split, in
     const fs::path test = test_folder(dir);
     auto classes = list_classes(dir / "train");
     const auto test_classes = list_classes(test);
-    require(classes == test_classes, kName, "{}: expected the classes of train/ ({}), found {}",
+    require(classes == test_classes, kImageFolder, "{}: expected the classes of train/ ({}), found {}",
             test.string(), join(classes), join(test_classes));
     auto files = list_files(split == Split::kTrain ? dir / "train" : test, classes);
     return std::make_shared<ImageFolder>(std::move(classes), std::move(files), image_size);
@@ -135,21 +135,22 @@ std::shared_ptr<const Dataset> open_folders(const fs::path& dir, Split split, in
   auto files = list_files(dir, classes);
   auto whole = std::make_shared<ImageFolder>(std::move(classes), std::move(files), image_size);
   auto [train, test] = stratified_split(*whole, kTestShare, kTestSeed);
-  require(!test.empty(), kName, "{}: has fewer than 5 images in every class, too few to split off a test set",
-          dir.string());
+  require(!test.empty(), kImageFolder,
+          "{}: has fewer than 5 images in every class, too few to split off a test set", dir.string());
   return std::make_shared<Subset>(whole, split == Split::kTrain ? std::move(train) : std::move(test));
 }
 
 }  // namespace
 
 std::shared_ptr<const Dataset> open_image_folder(const fs::path& dir, Split split, int64_t image_size) {
-  require(image_size > 0 && image_size <= 4096, kName, "image size is {}, expected 1..4096", image_size);
+  require(image_size > 0 && image_size <= 4096, kImageFolder, "image size is {}, expected 1..4096",
+          image_size);
   std::error_code error;
-  require(fs::is_directory(dir, error), kName, "{}: no such folder", dir.string());
+  require(fs::is_directory(dir, error), kImageFolder, "{}: no such folder", dir.string());
   try {
     return open_folders(dir, split, image_size);
   } catch (const fs::filesystem_error& e) {
-    fail(kName, "{}: cannot list: {}", e.path1().string(), e.code().message());
+    fail(kImageFolder, "{}: cannot list: {}", e.path1().string(), e.code().message());
   }
 }
 

@@ -81,7 +81,7 @@ TEST(Fastest, IntegersStayUnlessAnotherIsClearlyFaster) {
   EXPECT_EQ(fastest(timings, 0, {}).gemms[0], GemmArithmetic::kFloat32);
 }
 
-StepInfo at(int64_t step) { return {.step = step, .steps_per_epoch = 100, .total_steps = 1000}; }
+StepInfo step_at(int64_t step) { return {.step = step, .steps_per_epoch = 100, .total_steps = 1000}; }
 
 std::shared_ptr<AutoPolicy> make_auto(std::shared_ptr<Timings> timings,
                                       const json& options = json::object()) {
@@ -98,7 +98,7 @@ std::array<TensorPlan, kTensorRoles> run_layer(AutoPolicy& policy, int layer, in
                                                TensorProbe& x, TensorProbe& dy) {
   std::array<TensorPlan, kTensorRoles> plans;
   const auto ask = [&](TensorRole role, TensorProbe& probe) {
-    plans[static_cast<size_t>(role)] = policy.plan({layer, role}, at(step), probe);
+    plans[static_cast<size_t>(role)] = policy.plan({layer, role}, step_at(step), probe);
   };
   ask(TensorRole::kWeight, w);
   ask(TensorRole::kInput, x);
@@ -137,7 +137,7 @@ TEST(Auto, StaysOnInt8) {
     EXPECT_EQ(of(plans, TensorRole::kInput).rule, ScaleRule::kAffine);
     EXPECT_TRUE(of(plans, TensorRole::kInput).exact_zero);
     EXPECT_EQ(of(plans, TensorRole::kGradBprop).rounding, Rounding::kStochastic);
-    policy->end_step(at(step), {});
+    policy->end_step(step_at(step), {});
   }
 }
 
@@ -151,7 +151,7 @@ TEST(Auto, AWiderOperandCountsAtOnce) {
   EXPECT_EQ(of(plans, TensorRole::kGradWtgrad), of(plans, TensorRole::kGradBprop));
   EXPECT_NE(plans[static_cast<size_t>(TensorRole::kGradBprop)].reason.find("widened from 8 to 16"),
             std::string::npos);
-  policy->end_step(at(0), {});
+  policy->end_step(step_at(0), {});
   EXPECT_EQ(of(run_layer(*policy, 1, 1, w, x, dy), TensorRole::kGradBprop).word_length, 16) << "2 < 3";
 }
 
@@ -161,7 +161,7 @@ TEST(Auto, MovesAGemmToBFloat16AndSaysWhy) {
   auto policy = make_auto(timings);
   VectorProbe w(smooth()), x(smooth()), dy(long_tailed());
   run_layer(*policy, 1, 0, w, x, dy);
-  policy->end_step(at(0), {});
+  policy->end_step(step_at(0), {});
   const auto plans = run_layer(*policy, 1, 1, w, x, dy);
   EXPECT_EQ(of(plans, TensorRole::kInputWtgrad), Format::bfloat16());
   EXPECT_EQ(of(plans, TensorRole::kGradWtgrad), Format::bfloat16());
@@ -184,7 +184,7 @@ TEST(Auto, TheWeightFollowsItsReaders) {
   auto policy = make_auto(timings);
   VectorProbe w(smooth()), x(smooth()), dy(smooth());
   for (int layer = 0; layer < 3; ++layer) run_layer(*policy, layer, 0, w, x, dy);
-  policy->end_step(at(0), {});
+  policy->end_step(step_at(0), {});
   EXPECT_EQ(of(run_layer(*policy, 0, 1, w, x, dy), TensorRole::kWeight), Format::bfloat16());
   auto plans = run_layer(*policy, 1, 1, w, x, dy);
   EXPECT_EQ(of(plans, TensorRole::kInput), Format::float32());
@@ -198,7 +198,7 @@ TEST(Auto, WithoutTimingsItRunsOnIntegers) {
   auto policy = make_auto(nullptr);
   VectorProbe w(smooth()), x(smooth()), dy(long_tailed());
   run_layer(*policy, 1, 0, w, x, dy);
-  policy->end_step(at(0), {});
+  policy->end_step(step_at(0), {});
   EXPECT_EQ(of(run_layer(*policy, 1, 1, w, x, dy), TensorRole::kGradWtgrad).word_length, 16);
 }
 
@@ -207,13 +207,13 @@ TEST(Auto, MeasuresRarely) {
   VectorProbe w(smooth()), x(smooth()), dy(smooth());
   for (int64_t step = 0; step < 100; ++step) {
     run_layer(*policy, 1, step, w, x, dy);
-    policy->end_step(at(step), {});
+    policy->end_step(step_at(step), {});
   }
   const int first_epoch = w.measures;
   EXPECT_LT(first_epoch, 20);
   for (int64_t step = 100; step < 300; ++step) {
     run_layer(*policy, 1, step, w, x, dy);
-    policy->end_step(at(step), {});
+    policy->end_step(step_at(step), {});
   }
   EXPECT_LE(w.measures, first_epoch + 2) << "once per epoch";
 }
@@ -224,12 +224,12 @@ TEST(Auto, StateRoundTripIsExact) {
   auto policy = make_auto(timings);
   VectorProbe w(smooth()), x(smooth()), dy(long_tailed());
   for (int layer = 0; layer < 3; ++layer) run_layer(*policy, layer, 0, w, x, dy);
-  policy->end_step(at(0), {});
+  policy->end_step(step_at(0), {});
   // A machine with other times: what was chosen stays.
   auto other = make_auto(std::make_shared<FakeTimings>());
   other->load_state(json::parse(policy->state().dump()));
   EXPECT_EQ(other->state(), policy->state());
-  other->end_step(at(0), {});
+  other->end_step(step_at(0), {});
   for (int layer = 0; layer < 3; ++layer) {
     const auto a = run_layer(*policy, layer, 1, w, x, dy), b = run_layer(*other, layer, 1, w, x, dy);
     for (size_t role = 0; role < kTensorRoles; ++role) EXPECT_EQ(a[role].format, b[role].format);
