@@ -130,6 +130,9 @@ enum class FloatArithmetic : uint8_t { kFloat32, kBFloat16Autocast };
 
 enum class Normalization : uint8_t { kBatch, kRange };
 
+/// What the values between a block's GEMMs and its other passes are stored in.
+enum class Between : uint8_t { kFloat32, kBFloat16 };
+
 /// One precision policy. Methods are called from one thread. The order within a step: begin_step; per layer,
 /// while the network runs, plan and observe for each operand; end_step; after the last step of an epoch,
 /// end_epoch.
@@ -164,6 +167,7 @@ class Policy {
   /// The arithmetic outside quantised GEMMs.
   virtual FloatArithmetic float_arithmetic() const { return FloatArithmetic::kFloat32; }
   virtual Normalization normalization() const { return Normalization::kBatch; }
+  virtual Between between() const { return Between::kFloat32; }
   /// True when the policy decides by speed; the owner of the session calls set_timings once, after attach.
   /// Without timings such a policy takes the narrowest arithmetic for the fastest.
   virtual bool needs_timings() const { return false; }

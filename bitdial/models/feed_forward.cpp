@@ -12,7 +12,7 @@ namespace {
 /// `features`, flatten, `classifier`.
 class FeedForward : public Network {
  public:
-  torch::Tensor forward(torch::Tensor x) override { return classifier_(features_->forward(x).flatten(1)); }
+  torch::Tensor forward(torch::Tensor x) override { return classifier_(stage_.forward({x}).flatten(1)); }
 
  protected:
   template <class Holder>
@@ -22,6 +22,7 @@ class FeedForward : public Network {
   }
 
   torch::nn::Sequential features_;
+  nn::Stage stage_;  // what `features` holds
 
  private:
   std::function<torch::Tensor(const torch::Tensor&)> classifier_;
@@ -38,10 +39,16 @@ class Stack {
     sequential_->push_back(layer);
     return layer;
   }
-  void norm() { sequential_->push_back(make_.norm(next_name())); }
+  torch::nn::AnyModule norm() {
+    torch::nn::AnyModule layer = make_.norm(next_name());
+    sequential_->push_back(layer);
+    return layer;
+  }
   void relu() { sequential_->push_back(torch::nn::ReLU(torch::nn::ReLUOptions(true))); }
-  void max_pool(int64_t kernel, int64_t stride) {
-    sequential_->push_back(make_.max_pool(next_name(), kernel, stride));
+  torch::nn::MaxPool2d max_pool(int64_t kernel, int64_t stride) {
+    torch::nn::MaxPool2d layer = make_.max_pool(next_name(), kernel, stride);
+    sequential_->push_back(layer);
+    return layer;
   }
   void dropout() { sequential_->push_back(torch::nn::Dropout(0.5)); }
   nn::Linear linear(int64_t features) {
@@ -105,17 +112,18 @@ class AlexNet : public FeedForward {
   void add_features(LayerFactory& make, bool imagenet) {
     Stack stack(make, features_, "features.");
     const int64_t pool_kernel = imagenet ? 3 : 2;
-    stack.conv(64, 11, 4, imagenet ? 2 : 5);
-    stack.relu();
-    stack.max_pool(pool_kernel, 2);
-    stack.conv(192, 5, 1, 2);
-    stack.relu();
-    stack.max_pool(pool_kernel, 2);
-    for (const int64_t channels : {384, 256, 256}) {
-      stack.conv(channels, 3, 1, 1);
+    nn::Stage::Value x = stage_.add_input();
+    const auto block = [&](int64_t channels, int64_t kernel, int64_t stride, int64_t padding) {
+      x = stage_.add_block(stack.conv(channels, kernel, stride, padding), {}, nn::Activation::kRelu, x);
       stack.relu();
-    }
-    stack.max_pool(pool_kernel, 2);
+    };
+    const auto pool = [&] { x = stage_.add_max_pool(stack.max_pool(pool_kernel, 2), x); };
+    block(64, 11, 4, imagenet ? 2 : 5);
+    pool();
+    block(192, 5, 1, 2);
+    pool();
+    for (const int64_t channels : {384, 256, 256}) block(channels, 3, 1, 1);
+    pool();
     register_module("features", features_);
   }
 
@@ -142,16 +150,17 @@ class Vgg16Bn : public FeedForward {
     constexpr int64_t kPool = 0;
     constexpr std::array<int64_t, 18> kLayers{64,    64,  kPool, 128, 128,   kPool, 256, 256, 256,
                                               kPool, 512, 512,   512, kPool, 512,   512, 512, kPool};
+    nn::Stage::Value x = stage_.add_input();
     for (const int64_t channels : kLayers) {
       if (channels == kPool) {
-        stack.max_pool(2, 2);
+        x = stage_.add_max_pool(stack.max_pool(2, 2), x);
         continue;
       }
       nn::Conv2d conv = stack.conv(channels, 3, 1, 1);
       init_he_fan_out(conv);
       torch::NoGradGuard no_grad;
       conv->bias.zero_();
-      stack.norm();
+      x = stage_.add_block(conv, stack.norm(), nn::Activation::kRelu, x);
       stack.relu();
     }
     register_module("features", features_);

@@ -29,7 +29,7 @@ LayerRow& LayerFactory::add_row(const std::string& name, const char* kind, Image
 }
 
 nn::Conv2d LayerFactory::conv(const std::string& name, int64_t out_channels, int64_t kernel, int64_t stride,
-                              int64_t padding, bool bias) {
+                              int64_t padding, bool bias, int64_t groups) {
   const int64_t in_channels = shape_.channels;
   const ImageSize output{out_channels, pooled(shape_.height, kernel, stride, padding),
                          pooled(shape_.width, kernel, stride, padding)};
@@ -37,11 +37,14 @@ nn::Conv2d LayerFactory::conv(const std::string& name, int64_t out_channels, int
   row.kernel = kernel;
   row.stride = stride;
   row.padding = padding;
-  const int64_t weights = out_channels * in_channels * kernel * kernel;
+  const int64_t weights = out_channels * (in_channels / groups) * kernel * kernel;
   row.parameters = weights + (bias ? out_channels : 0);
   row.macs = weights * output.height * output.width;
-  return nn::Conv2d(
-      torch::nn::Conv2dOptions(in_channels, out_channels, kernel).stride(stride).padding(padding).bias(bias));
+  return nn::Conv2d(torch::nn::Conv2dOptions(in_channels, out_channels, kernel)
+                        .stride(stride)
+                        .padding(padding)
+                        .groups(groups)
+                        .bias(bias));
 }
 
 torch::nn::AnyModule LayerFactory::norm(const std::string& name) {

@@ -9,6 +9,7 @@
 #include "bitdial/models/zoo.h"
 #include "bitdial/nn/conv2d.h"
 #include "bitdial/nn/linear.h"
+#include "bitdial/nn/stage.h"
 
 namespace bitdial::models {
 
@@ -32,7 +33,7 @@ class LayerFactory {
   LayerFactory(ImageSize input, const Options& options) : shape_(input), options_(options) {}
 
   nn::Conv2d conv(const std::string& name, int64_t out_channels, int64_t kernel, int64_t stride,
-                  int64_t padding, bool bias);
+                  int64_t padding, bool bias, int64_t groups = 1);
   torch::nn::AnyModule norm(const std::string& name);
   nn::Linear linear(const std::string& name, int64_t out_features);
   torch::nn::MaxPool2d max_pool(const std::string& name, int64_t kernel, int64_t stride, int64_t padding = 0);
@@ -61,6 +62,7 @@ std::shared_ptr<Network> make_lenet5(const Options& options);
 std::shared_ptr<Network> make_alexnet_cifar(const Options& options);
 std::shared_ptr<Network> make_alexnet_imagenet(const Options& options);
 std::shared_ptr<Network> make_vgg16_bn_cifar(const Options& options);
+std::shared_ptr<Network> make_mobilenet_v2_cifar(const Options& options);
 /// 6n + 2 layers: n = 3, 6, 12, 18 for ResNet-20, 38, 74, 110.
 std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options);
 /// `imagenet`: 7x7 stem with stride 2 and max pool on 224x224; otherwise a 3x3 stem without pool on 32x32.

@@ -32,30 +32,29 @@ class BasicBlock : public torch::nn::Module {
     if (stride != 1 || input.channels != channels) add_shortcut(make, prefix, input, channels, stride);
   }
 
-  torch::Tensor forward(const torch::Tensor& x) {
-    torch::Tensor y = bn1_.forward(conv1_->forward(x)).relu_();
-    y = bn2_.forward(conv2_->forward(y));
-    y = y + (downsample_ ? downsample_->forward(x) : x);
-    return y.relu_();
+  nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
+    const auto y = stage.add_block(conv1_, bn1_, nn::Activation::kRelu, x);
+    const auto shortcut =
+        shortcut_.is_empty() ? x : stage.add_block(shortcut_, shortcut_norm_, nn::Activation::kNone, x);
+    return stage.add_block(conv2_, bn2_, nn::Activation::kRelu, y, shortcut);
   }
 
  private:
   void add_shortcut(LayerFactory& make, const std::string& prefix, ImageSize input, int64_t channels,
                     int64_t stride) {
     make.set_shape(input);
-    nn::Conv2d conv = make.conv(prefix + "downsample.0", channels, 1, stride, 0, false);
-    torch::nn::AnyModule norm = make.norm(prefix + "downsample.1");
-    init_he_fan_out(conv);
-    init_norm(norm, 1.0);
-    downsample_ = torch::nn::Sequential();
-    downsample_->push_back(conv);
-    downsample_->push_back(norm);
-    register_module("downsample", downsample_);
+    shortcut_ = make.conv(prefix + "downsample.0", channels, 1, stride, 0, false);
+    shortcut_norm_ = make.norm(prefix + "downsample.1");
+    init_he_fan_out(shortcut_);
+    init_norm(shortcut_norm_, 1.0);
+    torch::nn::Sequential downsample;
+    downsample->push_back(shortcut_);
+    downsample->push_back(shortcut_norm_);
+    register_module("downsample", downsample);
   }
 
-  nn::Conv2d conv1_{nullptr}, conv2_{nullptr};
-  torch::nn::AnyModule bn1_, bn2_;
-  torch::nn::Sequential downsample_{nullptr};
+  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, shortcut_{nullptr};
+  torch::nn::AnyModule bn1_, bn2_, shortcut_norm_;
 };
 
 struct ResNetShape {
@@ -80,9 +79,12 @@ class ResNet : public Network {
     bn1_ = make.norm("bn1");
     register_module("bn1", bn1_.ptr());
     init_norm(bn1_, 1.0);
-    if (shape.max_pool) max_pool_ = register_module("maxpool", make.max_pool("maxpool", 3, 2, 1));
+    nn::Stage::Value x = stage_.add_block(conv1_, bn1_, nn::Activation::kRelu, stage_.add_input());
+    if (shape.max_pool) {
+      x = stage_.add_max_pool(register_module("maxpool", make.max_pool("maxpool", 3, 2, 1)), x);
+    }
     for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
-      add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0);
+      x = add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0, x);
     }
     make.global_avg_pool("avgpool");
     fc_ = register_module("fc", make.linear("fc", options.classes));
@@ -94,15 +96,11 @@ class ResNet : public Network {
     table_ = make.take_table();
   }
 
-  torch::Tensor forward(torch::Tensor x) override {
-    x = bn1_.forward(conv1_->forward(x)).relu_();
-    if (max_pool_) x = max_pool_->forward(x);
-    for (const auto& block : blocks_) x = block->forward(x);
-    return fc_->forward(x.mean({2, 3}));
-  }
+  torch::Tensor forward(torch::Tensor x) override { return fc_->forward(stage_.forward({x}).mean({2, 3})); }
 
  private:
-  void add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma) {
+  nn::Stage::Value add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma,
+                             nn::Stage::Value x) {
     const std::string name = "layer" + std::to_string(stage + 1);
     torch::nn::ModuleList list;
     for (int64_t i = 0; i < shape.blocks_per_stage; ++i) {
@@ -110,17 +108,17 @@ class ResNet : public Network {
       const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
       auto block =
           std::make_shared<BasicBlock>(make, prefix, shape.stage_channels[stage], stride, last_gamma);
-      list->push_back(block);
-      blocks_.push_back(std::move(block));
+      x = block->add_to(stage_, x);
+      list->push_back(std::move(block));
     }
     register_module(name, list);
+    return x;
   }
 
   nn::Conv2d conv1_{nullptr};
   torch::nn::AnyModule bn1_;
-  torch::nn::MaxPool2d max_pool_{nullptr};
-  std::vector<std::shared_ptr<BasicBlock>> blocks_;
   nn::Linear fc_{nullptr};
+  nn::Stage stage_;  // everything before the average pool
 };
 
 }  // namespace

@@ -2,7 +2,10 @@
 
 #include <torch/torch.h>
 
+#include <optional>
+
 #include "bitdial/nn/quantized_layer.h"
+#include "bitdial/ops/gemm.h"
 
 namespace bitdial::nn {
 
@@ -17,6 +20,9 @@ class Conv2dImpl : public torch::nn::Conv2dImpl, public QuantizedLayer {
 
   /// x [N, C, H, W] or [C, H, W].
   torch::Tensor forward(const torch::Tensor& x);
+
+  /// The convolution as its GEMMs see it; none where padding is no symmetrical border of zeros.
+  std::optional<ops::ConvOptions> gemm_options() const;
 
   LayerInfo describe() const override;
   void pretty_print(std::ostream& stream) const override;

@@ -90,6 +90,17 @@ torch::Tensor Conv2dImpl::forward(const torch::Tensor& x) {
   return binding_->conv2d(padded.x, weight, bias, conv, is_training());
 }
 
+std::optional<ops::ConvOptions> Conv2dImpl::gemm_options() const {
+  const std::vector<int64_t> sides = padding_of(options);
+  const bool is_plain = std::holds_alternative<torch::enumtype::kZeros>(options.padding_mode()) &&
+                        sides[0] == sides[1] && sides[2] == sides[3];
+  if (!is_plain) return std::nullopt;
+  return ops::ConvOptions{.stride = pair(options.stride()),
+                          .padding = {sides[2], sides[0]},
+                          .dilation = pair(options.dilation()),
+                          .groups = options.groups()};
+}
+
 LayerInfo Conv2dImpl::describe() const {
   const bool is_depthwise = options.groups() > 1 && options.groups() == options.in_channels();
   LayerInfo info;

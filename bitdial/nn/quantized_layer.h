@@ -16,6 +16,7 @@ class QuantizedLayer {
   /// Everything but the name and the place in the network.
   virtual LayerInfo describe() const = 0;
   void bind(std::shared_ptr<LayerBinding> binding) { binding_ = std::move(binding); }
+  const std::shared_ptr<LayerBinding>& binding() const { return binding_; }
 
  protected:
   QuantizedLayer() = default;

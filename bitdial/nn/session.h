@@ -48,6 +48,10 @@ struct SessionOptions {
   /// RangeSource::kPrevious: a step that saturates more than this fraction of a tensor makes the next one
   /// measure it.
   double saturation_limit = 1e-3;
+  /// Stages run as fused blocks where they can; otherwise one module after the other.
+  bool fused = true;
+  /// Of fused blocks. Unset: what the policy asks for.
+  std::optional<Between> between = {};
 };
 
 /// Where the network's precision stands. Bits are plain means over layers of the last decisions (dY: over

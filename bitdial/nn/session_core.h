@@ -10,6 +10,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "bitdial/nn/buffer_pool.h"
 #include "bitdial/nn/quantized_layer.h"
 #include "bitdial/nn/session.h"
 #include "bitdial/ops/gemm.h"
@@ -18,6 +19,7 @@
 namespace bitdial::nn {
 
 class LayerBinding;
+class LayerOperands;
 
 /// What is kept of one operand from step to step, and what evaluation quantises with.
 struct TensorRecord {
@@ -63,6 +65,8 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   Policy& policy() { return *policy_; }
   const SessionOptions& options() const { return options_; }
   ReducedAxis reduced_axis() const;
+  Between between() const { return options_.between.value_or(policy_->between()); }
+  const std::shared_ptr<BufferPool>& buffers() const { return buffers_; }
   at::DeviceType device() const { return device_; }  ///< where the network lay when it was attached
   const StepInfo& step() const { return step_; }
   bool has_begun() const { return has_begun_; }
@@ -85,6 +89,7 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   std::vector<LayerInfo> layers_;
   std::vector<std::shared_ptr<LayerBinding>> bindings_;
   std::vector<PendingEvent> events_;
+  std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
 };
 
 /// One layer's place in a session: asks the policy for the precision of each operand and quantises it.
@@ -94,6 +99,10 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
 
   /// False when the session has ended or its policy quantises nothing: the layer runs LibTorch's kernels.
   bool is_active() const;
+
+  std::shared_ptr<SessionCore> session() const { return core_.lock(); }
+  /// The operands of one forward and its backward: asked for once per call of the layer.
+  std::shared_ptr<LayerOperands> begin(bool training, const kernels::ConvShape& shape);
 
   at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                     const ops::ConvOptions& options, bool training);

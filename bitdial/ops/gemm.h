@@ -5,6 +5,7 @@
 #include <array>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "bitdial/ops/arithmetic.h"
 #include "bitdial/ops/quantized_tensor.h"
@@ -63,6 +64,10 @@ at::Tensor conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tenso
 /// with dimension 0 of x as the sample of per-sample scales.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                   Arithmetic arithmetic, std::shared_ptr<Operands> operands);
+
+/// What a backward returns: where its graph is recorded, differentiating these gradients is an Error that
+/// names the operation.
+std::vector<at::Tensor> forbid_double_backward(std::vector<at::Tensor> gradients, const char* operation);
 
 /// Whether a GEMM over these operands runs on the integer kernels. `keeps_first_axis`: whether the scales of
 /// a and b may vary along dimension 0 of each.

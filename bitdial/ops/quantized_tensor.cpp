@@ -48,6 +48,12 @@ kernels::TensorShape shape_of(const at::Tensor& x) {
   return shape;
 }
 
+at::Tensor empty_codes(const at::Tensor& x, Container container) {
+  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
+}
+
+}  // namespace
+
 at::ScalarType code_dtype(Container container) {
   switch (container) {
     case Container::kInt8:
@@ -62,12 +68,6 @@ at::ScalarType code_dtype(Container container) {
   }
   return at::kFloat;
 }
-
-at::Tensor empty_codes(const at::Tensor& x, Container container) {
-  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
-}
-
-}  // namespace
 
 kernels::CodeType code_type(Container container) {
   switch (container) {
@@ -142,6 +142,13 @@ std::pair<double, double> abs_sums(const at::Tensor& tensor, int word_length, in
   return {sums.data, sums.grids[0]};
 }
 
+QuantizeStatistics quantize_into(const at::Tensor& x, const Format& format,
+                                 std::span<const QuantParams> params, RandomKey key, at::Tensor& codes) {
+  return with_data(x, [&](const auto* data) {
+    return kernels::quantize(data, shape_of(x), format, params, key, codes.mutable_data_ptr());
+  });
+}
+
 QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics) {
   const at::Tensor x = as_readable(tensor);
@@ -151,9 +158,7 @@ QuantizedTensor quantize(const at::Tensor& tensor, const Format& format, std::sp
   if (has_integer_codes(format)) result.params.assign(params.begin(), params.end());
   if (on_kernels(x)) {
     result.codes = empty_codes(x, container(format));
-    counted = with_data(x, [&](const auto* data) {
-      return kernels::quantize(data, shape_of(x), format, params, key, result.codes.mutable_data_ptr());
-    });
+    counted = quantize_into(x, format, params, key, result.codes);
   } else {
     result.codes = generic::quantize(x, format, params, key, counted);
   }

@@ -51,6 +51,12 @@ std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, int exp
 QuantizedTensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics = nullptr);
 
+/// The type of a tensor of codes; uint16 codes live in int16.
+at::ScalarType code_dtype(Container container);
+/// quantize() of a CPU tensor into codes that exist; the format has integer codes.
+QuantizeStatistics quantize_into(const at::Tensor& x, const Format& format,
+                                 std::span<const QuantParams> params, RandomKey key, at::Tensor& codes);
+
 /// A float tensor as an operand that is not quantised: as it is, or in bfloat16 where `format` is that.
 QuantizedTensor unquantized(const at::Tensor& x, const Format& format = Format::float32());
 

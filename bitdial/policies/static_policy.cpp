@@ -15,6 +15,7 @@ struct Defaults {
   double running_momentum = 0.9;  // our choice: one batch's range is noisy
   std::string running_start = "first_value";
   std::string normalization = "batch";
+  std::string between = "bfloat16";
   int gradient_wtgrad_bits = 0;  // 0: as gradient_bits
 };
 
@@ -31,6 +32,7 @@ Defaults sbm_defaults() {
           .running_momentum = 0.1,
           .running_start = "zero",
           .normalization = "range",
+          .between = "float32",
           .gradient_wtgrad_bits = 32};
 }
 
@@ -111,6 +113,9 @@ StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std:
       options.choice<Normalization>("normalization", defaults.normalization,
                                     {{"batch", Normalization::kBatch}, {"range", Normalization::kRange}},
                                     "batch normalisation by the standard deviation or by the range (SBM)");
+  between_ = options.choice<Between>("between", defaults.between,
+                                     {{"float32", Between::kFloat32}, {"bfloat16", Between::kBFloat16}},
+                                     "what fused blocks store between their passes");
   options_ = options.resolved();
 
   const auto role = [this](TensorRole r) -> Format& { return formats_[static_cast<size_t>(r)]; };

@@ -28,6 +28,7 @@ class StaticPolicy : public Policy {
   Format evaluation_format(TensorId id) const override { return formats_[static_cast<size_t>(id.role)]; }
   RunningRange running_range(TensorId id) const override;
   Normalization normalization() const override { return normalization_; }
+  Between between() const override { return between_; }
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;
 
@@ -37,6 +38,7 @@ class StaticPolicy : public Policy {
   std::array<Format, kTensorRoles> formats_;
   RunningRange activation_range_;
   Normalization normalization_ = Normalization::kBatch;
+  Between between_ = Between::kFloat32;
   std::vector<std::array<bool, kTensorRoles>> announced_;  // per layer: the plan is in the log already
 };
 

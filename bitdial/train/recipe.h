@@ -117,6 +117,8 @@ struct PrecisionRecipe {
   std::string policy = "apt";
   std::string arithmetic = "integer";
   std::string reduced_axis = "auto";
+  bool fused = true;
+  std::string between = "auto";
   double previous_momentum = 0.9;                     ///< formats with range = previous
   double saturation_limit = 1e-3;                     ///< formats with range = previous
   nlohmann::json options = nlohmann::json::object();  ///< of the policy

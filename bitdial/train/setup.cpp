@@ -88,6 +88,9 @@ nn::SessionOptions session_options(const Recipe& recipe) {
   options.arithmetic = integer ? nn::Arithmetic::kInteger : nn::Arithmetic::kSimulated;
   if (recipe.precision.reduced_axis == "requantise") options.reduced_axis = nn::ReducedAxis::kRequantise;
   if (recipe.precision.reduced_axis == "float") options.reduced_axis = nn::ReducedAxis::kFloat;
+  options.fused = recipe.precision.fused;
+  if (recipe.precision.between == "float32") options.between = Between::kFloat32;
+  if (recipe.precision.between == "bfloat16") options.between = Between::kBFloat16;
   options.previous_momentum = recipe.precision.previous_momentum;
   options.saturation_limit = recipe.precision.saturation_limit;
   options.seed = static_cast<uint64_t>(recipe.train.seed);

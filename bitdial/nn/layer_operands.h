@@ -1,0 +1,64 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bitdial/nn/operand_source.h"
+#include "bitdial/nn/session_core.h"
+
+namespace bitdial::nn {
+
+/// The operands of one call of one layer: asks the policy for each precision, quantises, and keeps what later
+/// steps and evaluation need.
+class LayerOperands : public ops::Operands {
+ public:
+  LayerOperands(std::shared_ptr<LayerBinding> layer, bool training)
+      : layer_(std::move(layer)), training_(training) {}
+
+  ops::ForwardOperands forward(const at::Tensor& x, const at::Tensor& weight, ops::Needed needed) override;
+  ops::ForwardOperands forward(OperandSource& x, const at::Tensor& weight, ops::Needed needed);
+  ops::BackwardOperands backward(const at::Tensor& dy, ops::Needed needed) override;
+  ops::BackwardOperands backward(OperandSource& dy, ops::Needed needed);
+
+ private:
+  struct Wanted {
+    bool kept = false;
+    bool whole = false;
+  };
+  /// The scales of one quantise, and the ranges that they came from where the tensor was measured.
+  struct Scales {
+    std::vector<QuantParams> params;
+    std::vector<Range> ranges;
+  };
+  /// An operand's two copies: `whole` has one scale, for the GEMM that reduces the scale axis of `kept`.
+  struct Copies {
+    ops::QuantizedTensor kept;
+    ops::QuantizedTensor whole;
+  };
+
+  std::shared_ptr<SessionCore> core() const;
+  TensorId id(TensorRole role) const;
+  const std::string& name() const;
+  TensorPlan plan(TensorRole role, TensorProbe& probe);
+  Copies quantize(TensorRole role, OperandSource& x, const TensorPlan& plan, Wanted wanted);
+  Scales choose_scales(TensorRole role, OperandSource& x, const TensorPlan& plan);
+  std::optional<Range> stored_range(TensorRole role, const Format& format) const;
+  void check_finite(TensorRole role, const Range& range) const;
+  RandomKey key(TensorRole role);
+  void remember(TensorRole role, const TensorPlan& plan, const Scales& scales,
+                const QuantizeStatistics& statistics);
+  void update_ranges(TensorRole role, TensorRecord& record, const Format& format, const Scales& scales,
+                     const QuantizeStatistics& statistics);
+  void observe_again(TensorRole role, const TensorPlan& plan);
+  void note(Gemm gemm, const ops::QuantizedTensor& a, bool keeps_axis_of_a, const ops::QuantizedTensor& b,
+            bool keeps_axis_of_b);
+
+  std::shared_ptr<LayerBinding> layer_;
+  bool training_;
+  ops::QuantizedTensor w_bprop_;   // without codes
+  ops::QuantizedTensor x_wtgrad_;  // without codes
+  QuantizeStatistics last_statistics_;
+};
+
+}  // namespace bitdial::nn

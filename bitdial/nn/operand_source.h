@@ -1,0 +1,46 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "bitdial/core/policy.h"
+#include "bitdial/ops/quantized_tensor.h"
+
+namespace bitdial::nn {
+
+/// A tensor that is about to be quantised: it exists, or it is computed on the way. What a policy measures of
+/// it is measured once.
+class OperandSource : public TensorProbe {
+ public:
+  /// Dense; in channels_last memory where it has four dimensions and the arithmetic is integer. Computes it
+  /// if need be.
+  virtual const at::Tensor& values() = 0;
+  virtual ops::QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params,
+                                        RandomKey key, QuantizeStatistics& statistics);
+
+  Range range() override;
+  double abs_sum() override;
+  double quantized_abs_sum(int word_length, int exponent) override;
+
+ protected:
+  std::optional<Range> range_;
+
+ private:
+  std::optional<double> abs_sum_;
+  std::vector<std::pair<std::pair<int, int>, double>> quantized_;
+};
+
+class TensorSource : public OperandSource {
+ public:
+  explicit TensorSource(at::Tensor x) : x_(std::move(x)) {}
+  const at::Tensor& values() override { return x_; }
+
+ private:
+  at::Tensor x_;
+};
+
+}  // namespace bitdial::nn

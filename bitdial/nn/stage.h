@@ -1,0 +1,74 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bitdial/kernels/fuse.h"
+#include "bitdial/nn/conv2d.h"
+
+namespace bitdial::nn {
+
+using kernels::Activation;
+
+/// A graph of blocks `convolution -> normalisation -> (+ residual) -> activation` and pools that runs as one
+/// autograd node. It knows the readers of each of its values: an integer form is written for the convolutions
+/// that read a value, a float form only for other readers, each in the pass that computes it. Saved for
+/// backward are the integers, the convolution's output where a batch norm needs it, and one bit per
+/// activation.
+///
+/// It fuses what a session runs in channels_last on the CPU with batch norm or none (see fuses()); otherwise,
+/// and with SessionOptions::fused off, it runs the modules one after the other. Values between the passes are
+/// SessionOptions::between.
+///
+/// The modules stay the caller's: a network registers them under its own names and adds them here.
+class Stage {
+ public:
+  using Value = int;
+
+  Stage();
+
+  Value add_input();
+  /// `norm` may be empty or any 2-d normalisation.
+  Value add_block(Conv2d conv, torch::nn::AnyModule norm, Activation activation, Value x,
+                  std::optional<Value> residual = std::nullopt);
+  Value add_max_pool(torch::nn::MaxPool2d pool, Value x);
+
+  /// The value added last, for these inputs [N, C, H, W] in the order of add_input; of the inputs' type.
+  torch::Tensor forward(const std::vector<torch::Tensor>& inputs) const;
+
+  struct Plan;
+
+ private:
+  std::shared_ptr<Plan> plan_;
+};
+
+struct ConvBlockOptions {
+  explicit ConvBlockOptions(torch::nn::Conv2dOptions convolution) : conv(std::move(convolution)) {}
+  torch::nn::Conv2dOptions conv;
+  /// Unset: no normalisation.
+  std::optional<Normalization> normalization = Normalization::kBatch;
+  Activation activation = Activation::kRelu;
+};
+
+/// One such block as a module: children `conv` and `norm`.
+class ConvBlockImpl : public torch::nn::Cloneable<ConvBlockImpl> {
+ public:
+  explicit ConvBlockImpl(ConvBlockOptions options);
+
+  void reset() override;
+  /// x [N, C, H, W]; residual, if given, of the output's shape.
+  torch::Tensor forward(const torch::Tensor& x, const std::optional<torch::Tensor>& residual = std::nullopt);
+
+  ConvBlockOptions options;
+  Conv2d conv{nullptr};
+  torch::nn::AnyModule norm;
+
+ private:
+  Stage plain_, with_residual_;
+};
+TORCH_MODULE(ConvBlock);
+
+}  // namespace bitdial::nn
