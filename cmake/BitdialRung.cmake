@@ -14,8 +14,8 @@ if(BITDIAL_TORCH)
   find_package(LibTorch 2.7 REQUIRED)
 endif()
 
-# The program must run on the OpenMP runtime that LibTorch brings. Where its file has the usual name, the compiler's flag
-# does, and the loader takes the file beside LibTorch; under another name the file itself is linked instead.
+# OpenMP by the compiler's flag, not by a library's path: the loader must take the runtime that LibTorch brings. Where that
+# file has another name than programs ask for, a link of the usual name leads to it: the loader tells files by inode.
 add_library(bitdial_openmp INTERFACE)
 add_library(bitdial::openmp ALIAS bitdial_openmp)
 set_target_properties(bitdial_openmp PROPERTIES EXPORT_NAME openmp)
@@ -27,10 +27,14 @@ if(BITDIAL_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)
   separate_arguments(_openmp_flags UNIX_COMMAND "${OpenMP_CXX_FLAGS}")
   target_compile_options(bitdial_openmp INTERFACE ${_openmp_flags})
+  target_link_options(bitdial_openmp INTERFACE ${_openmp_flags})
   if(LibTorch_OPENMP_LIBRARY)
-    target_link_libraries(bitdial_openmp INTERFACE "${LibTorch_OPENMP_LIBRARY}")
-  else()
-    target_link_options(bitdial_openmp INTERFACE ${_openmp_flags})
+    file(MAKE_DIRECTORY "${PROJECT_BINARY_DIR}/openmp")
+    file(CREATE_LINK "${LibTorch_OPENMP_LIBRARY}" "${PROJECT_BINARY_DIR}/openmp/libgomp.so.1" SYMBOLIC)
+    install(FILES "${PROJECT_BINARY_DIR}/openmp/libgomp.so.1" DESTINATION "${CMAKE_INSTALL_LIBDIR}/bitdial")
+    target_link_options(bitdial_openmp INTERFACE
+      "$<BUILD_INTERFACE:LINKER:-rpath,${PROJECT_BINARY_DIR}/openmp>"
+      "$<INSTALL_INTERFACE:LINKER:-rpath,$<INSTALL_PREFIX>/${CMAKE_INSTALL_LIBDIR}/bitdial>")
   endif()
 endif()
 
