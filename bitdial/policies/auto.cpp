@@ -137,6 +137,9 @@ AutoPolicy::AutoPolicy(OptionReader& options)
   gradient_rounding_ = options.choice<Rounding>(
       "gradient_rounding", "stochastic",
       {{"nearest", Rounding::kNearestEven}, {"stochastic", Rounding::kStochastic}}, "rounding of dY");
+  between_ = options.choice<Between>("between", "bfloat16",
+                                     {{"float32", Between::kFloat32}, {"bfloat16", Between::kBFloat16}},
+                                     "what fused blocks store between their passes");
   options_ = options.resolved();
 }
 

@@ -58,6 +58,7 @@ class AutoPolicy : public Policy {
   void end_step(const StepInfo& step, const StepReport& report) override;
   Format evaluation_format(TensorId id) const override;
   RunningRange running_range(TensorId id) const override;
+  Between between() const override { return between_; }
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;
 
@@ -81,6 +82,7 @@ class AutoPolicy : public Policy {
   bool allow_bfloat16_ = true;
   RangeSource range_ = RangeSource::kPrevious;
   Rounding gradient_rounding_ = Rounding::kStochastic;
+  Between between_ = Between::kBFloat16;
   nlohmann::json options_;
   std::shared_ptr<Timings> timings_;
   std::vector<Layer> chosen_;
