@@ -50,7 +50,7 @@ class Depthwise : public testing::TestWithParam<Isa> {
 INSTANTIATE_TEST_SUITE_P(Isas, Depthwise, testing::ValuesIn(vector_isas()),
                          [](const auto& info) { return std::string(to_string(info.param)); });
 
-constexpr int kProblems = 600;
+constexpr int kProblems = 200;
 
 TEST_P(Depthwise, EqualsTheReferenceInThreeDirections) {
   Random random(7);

@@ -95,146 +95,20 @@ class WeightGradient {
   }
 
   /// Missing images of the last block are zeros in both operands.
-  void pack_x_row(int64_t block, int64_t h) {
-    const bool dense = p_.x_column == p_.channels;  // then pixels and channels are one axis
-    const int64_t columns = dense ? p_.cols.in * p_.channels : p_.channels;
-    for (int64_t image = 0; image < images_; image += 16) {
-      for (int64_t w = 0; w < (dense ? 1 : p_.cols.in); ++w) {
-        const int64_t first = p_.x_first + h * p_.x_row + w * p_.x_column;
-        for (int64_t c = 0; c < columns; c += kTransposeBytes) {
-          pack_x_columns(block, image, first + c, std::min(kTransposeBytes, columns - c),
-                         x_at(0, block, h, w) + c * images_ + image);
-        }
-      }
-    }
-  }
+  void pack_x_row(int64_t block, int64_t h);
 
   /// Up to 16 images of up to kTransposeBytes neighbouring codes.
-  void pack_x_columns(int64_t block, int64_t image, int64_t first, int64_t columns, uint8_t* target) const {
-    alignas(64) uint8_t staged[2][16 * kTransposeBytes];
-    const int64_t first_image = block * images_ + image;
-    const int64_t real = std::min<int64_t>(16, p_.batch - first_image);
-    const bool direct = x_split_.count == 1 && real == 16 && columns == kTransposeBytes;
-    if (!direct) {
-      std::memset(staged, 0, sizeof(staged));
-      for (int64_t n = 0; n < real; ++n) {
-        split_digits<Isa>(x_split_, p_.x.codes, first + (first_image + n) * p_.x_image, columns,
-                          staged[0] + n * kTransposeBytes, 16 * kTransposeBytes);
-      }
-    }
-    const uint8_t* codes = static_cast<const uint8_t*>(p_.x.codes) + first + first_image * p_.x_image;
-    for (int d = 0; d < x_split_.count; ++d) {
-      const uint8_t* rows[16];
-      for (int n = 0; n < 16; ++n)
-        rows[n] = direct ? codes + n * p_.x_image : staged[d] + n * kTransposeBytes;
-      const uint8_t flip = direct ? x_split_.flip[0] : uint8_t{0};
-      uint8_t* plane = target + d * x_plane_;
-      if (columns == kTransposeBytes && image + 16 <= images_) {
-        transpose_16_rows(rows, flip, plane, images_);
-        continue;
-      }
-      alignas(64) uint8_t transposed[kTransposeBytes * 16];
-      transpose_16_rows(rows, flip, transposed, 16);
-      const auto bytes = static_cast<size_t>(std::min<int64_t>(16, images_ - image));
-      for (int64_t c = 0; c < columns; ++c) std::memcpy(plane + c * images_, transposed + c * 16, bytes);
-    }
-  }
+  void pack_x_columns(int64_t block, int64_t image, int64_t first, int64_t columns, uint8_t* target) const;
 
-  void pack_dy_row(int64_t block, int64_t oh) {
-    constexpr int64_t kTogether = 4;  // quads of images at a time: 16 streams through memory
-    Workspace workspace;
-    auto* staged = workspace.take<uint8_t>(dy_split_.count * 4 * padded_columns_);
-    // Pixels of narrow tensors go several at a time: each cache line is read once.
-    const bool dense = dy_split_.count == 1 && panel_count_ == 1 && p_.dy_pixel == p_.columns &&
-                       p_.columns == padded_columns_ && 64 % p_.columns == 0;
-    const int64_t step = dense ? std::min<int64_t>(64 / p_.dy_pixel, p_.cols.out) : 1;
-    for (int64_t begin = 0; begin < quads_; begin += kTogether) {
-      for (int64_t ow = 0; ow < p_.cols.out; ow += step) {
-        const int64_t pixel = (block * p_.rows.out + oh) * p_.cols.out + ow;
-        for (int64_t quad = begin; quad < std::min(begin + kTogether, quads_); ++quad) {
-          const int64_t image = block * images_ + 4 * quad;
-          if (dense && image + 4 <= p_.batch) {
-            pack_dense_dy(image, oh * p_.cols.out + ow, std::min(step, p_.cols.out - ow), pixel, quad);
-          } else {
-            for (int64_t i = ow; i < std::min(ow + step, p_.cols.out); ++i) {
-              pack_dy_quad(image, oh * p_.cols.out + i, pixel + i - ow, quad, staged);
-            }
-          }
-        }
-      }
-    }
-    sum_dy_row((block * p_.rows.out + oh) * p_.cols.out);
-  }
+  void pack_dy_row(int64_t block, int64_t oh);
 
   /// One panel without padding: columns of neighbouring pixels are neighbours in memory.
-  void pack_dense_dy(int64_t image, int64_t in_image, int64_t count, int64_t pixel, int64_t quad) const {
-    alignas(64) int8_t packed[4 * 64];
-    const int64_t stride = p_.rows.out * p_.cols.out * p_.dy_pixel;
-    const uint8_t* codes =
-        static_cast<const uint8_t*>(p_.dy.codes) + p_.dy_first + image * stride + in_image * p_.dy_pixel;
-    const uint8_t* rows[4] = {codes, codes + stride, codes + 2 * stride, codes + 3 * stride};
-    int8_t* target = panel_data(panels_[0], 0) + (pixel * quads_ + quad) * p_.dy_pixel * 4;
-    if (count * p_.dy_pixel == 64 && count == 1) {
-      interleave_4_rows(rows, dy_split_.flip[0], 64, target);
-      return;
-    }
-    interleave_4_rows(rows, dy_split_.flip[0], count * p_.dy_pixel, packed);
-    for (int64_t i = 0; i < count; ++i) {
-      std::memcpy(target + i * quads_ * p_.dy_pixel * 4, packed + i * p_.dy_pixel * 4,
-                  static_cast<size_t>(p_.dy_pixel * 4));
-    }
-  }
+  void pack_dense_dy(int64_t image, int64_t in_image, int64_t count, int64_t pixel, int64_t quad) const;
 
-  void pack_dy_quad(int64_t image, int64_t in_image, int64_t pixel, int64_t quad, uint8_t* staged) const {
-    const int64_t plane = 4 * padded_columns_;
-    const int64_t stride = p_.rows.out * p_.cols.out * p_.dy_pixel;
-    const int64_t first = p_.dy_first + image * stride + in_image * p_.dy_pixel;
-    const bool direct = dy_split_.count == 1 && image + 4 <= p_.batch;
-    if (!direct) {
-      std::memset(staged, 0, static_cast<size_t>(dy_split_.count * plane));
-      for (int64_t i = 0; i < std::min<int64_t>(4, p_.batch - image); ++i) {
-        split_digits<Isa>(dy_split_, p_.dy.codes, first + i * stride, p_.columns,
-                          staged + i * padded_columns_, plane);
-      }
-    }
-    const uint8_t flip = direct ? dy_split_.flip[0] : uint8_t{0};
-    const uint8_t* codes = static_cast<const uint8_t*>(p_.dy.codes) + first;
-    for (int d = 0; d < dy_split_.count; ++d) {
-      for (int64_t i = 0; i < panel_count_; ++i) {
-        const PanelSpan& panel = panels_[i];
-        const uint8_t* rows[4];
-        for (int n = 0; n < 4; ++n) {
-          rows[n] = panel.begin + (direct ? codes + n * stride : staged + d * plane + n * padded_columns_);
-        }
-        int8_t* target = panel_data(panel, d) + (pixel * quads_ + quad) * panel.lanes * 4;
-        interleave_4_rows(rows, flip, panel.columns, target);
-        if (panel.columns == panel.lanes) continue;
-        std::memset(target + 4 * panel.columns, 0, static_cast<size_t>(4 * (panel.lanes - panel.columns)));
-      }
-    }
-  }
+  void pack_dy_quad(int64_t image, int64_t in_image, int64_t pixel, int64_t quad, uint8_t* staged) const;
 
   /// Per output pixel from `first` on and column the sum over images.
-  void sum_dy_row(int64_t first) const {
-    constexpr uint8_t kOnes[4] = {1, 1, 1, 1};
-    const typename Isa::Quad ones = Isa::broadcast(kOnes);
-    for (int d = 0; d < dy_split_.count; ++d) {
-      for (int64_t i = 0; i < panel_count_; ++i) {
-        const PanelSpan& panel = panels_[i];
-        for (int64_t pixel = first; pixel < first + p_.cols.out; ++pixel) {
-          const int8_t* packed = panel_data(panel, d) + pixel * quads_ * panel.lanes * 4;
-          int32_t* sums = dy_sums_ + (d * pixels_ + pixel) * padded_columns_ + panel.begin;
-          for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
-            typename Isa::Sum sum = Isa::zero();
-            for (int64_t quad = 0; quad < quads_; ++quad) {
-              sum = Isa::dot(sum, ones, Isa::load_panel(packed + (quad * panel.lanes + k) * 4));
-            }
-            Isa::store(sums + k, sum);
-          }
-        }
-      }
-    }
-  }
+  void sum_dy_row(int64_t first) const;
 
   // ---- sums over the valid pixels of a tap ----
 
@@ -253,65 +127,13 @@ class WeightGradient {
     return t >= span.first && t < span.last ? span.input + (t - span.first) * axis.dilation : -1;
   }
 
-  void sum_taps() {
-    tap_dy_sums_ = workspace_.take<double>(taps_ * padded_columns_);
-    tap_x_sums_ = workspace_.take<double>(taps_ * p_.channels);
-    tap_counts_ = workspace_.take<int64_t>(taps_);
-    if (needs_x_sums_) {
-      x_sums_ = workspace_.take<double>(p_.rows.in * p_.cols.in * p_.channels);
-      run_tasks(p_.rows.in, [this](int64_t h) { sum_x_row(h); });
-    }
-    run_tasks(taps_, [this](int64_t tap) { sum_tap(tap); });
-  }
+  void sum_taps();
 
-  void sum_x_row(int64_t h) {
-    for (int64_t w = 0; w < p_.cols.in; ++w) {
-      double* sums = x_sums_ + (h * p_.cols.in + w) * p_.channels;
-      std::fill_n(sums, p_.channels, 0.0);
-      for (int d = 0; d < x_split_.count; ++d) {
-        for (int64_t block = 0; block < image_blocks_; ++block) {
-          const uint8_t* x = x_at(d, block, h, w);
-          for (int64_t c = 0; c < p_.channels; ++c) {
-            sums[c] += (d == 0 ? 1.0 : 256.0) * Isa::sum_bytes(x + c * images_, images_);
-          }
-        }
-      }
-    }
-  }
+  void sum_x_row(int64_t h);
 
-  void sum_tap(int64_t index) {
-    const Tap tap = tap_at(index);
-    double* dy_sums = tap_dy_sums_ + index * padded_columns_;
-    double* x_sums = tap_x_sums_ + index * p_.channels;
-    std::fill_n(dy_sums, padded_columns_, 0.0);
-    std::fill_n(x_sums, p_.channels, 0.0);
-    int64_t count = 0;
-    for (int64_t oh = 0; oh < p_.rows.out; ++oh) {
-      const int64_t h = input_of(p_.rows, oh, tap.row);
-      if (h < 0) continue;
-      for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
-        const int64_t w = input_of(p_.cols, ow, tap.col);
-        if (w < 0) continue;
-        ++count;
-        add_dy_sums(oh * p_.cols.out + ow, dy_sums);
-        if (!needs_x_sums_) continue;
-        const double* x = x_sums_ + (h * p_.cols.in + w) * p_.channels;
-        for (int64_t c = 0; c < p_.channels; ++c) x_sums[c] += x[c];
-      }
-    }
-    tap_counts_[index] = count * p_.batch;
-  }
+  void sum_tap(int64_t index);
 
-  void add_dy_sums(int64_t pixel, double* total) const {
-    for (int64_t block = 0; block < image_blocks_; ++block) {
-      for (int d = 0; d < dy_split_.count; ++d) {
-        const int64_t at = d * pixels_ + block * p_.rows.out * p_.cols.out + pixel;
-        const int32_t* sums = dy_sums_ + at * padded_columns_;
-        const double weight = d == 0 ? 1.0 : 256.0;
-        for (int64_t k = 0; k < padded_columns_; ++k) total[k] += weight * sums[k];
-      }
-    }
-  }
+  void add_dy_sums(int64_t pixel, double* total) const;
 
   // ---- products ----
 
@@ -448,97 +270,19 @@ class WeightGradient {
   // ---- results ----
 
   /// One tap of a panel: adds parts and digits, takes out zero points, scales, transposes to [k][tap][c].
-  void finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const {
-    constexpr int64_t kChannels = Isa::kWidth;
-    alignas(64) float values[kChannels * kMaxLanes];
-    alignas(64) int32_t starts[kMaxLanes];
-    const bool fast = !wide_ && pairs_ == 1 && !needs_x_sums_ && zero_x_ >= 0 && zero_x_ < 256;
-    for (int64_t k = 0; k < panel.lanes; ++k) {
-      const double sum = tap_dy_sums_[tap * padded_columns_ + panel.begin + k];
-      starts[k] = static_cast<int32_t>(fast ? -zero_x_ * static_cast<int64_t>(sum) : 0);
-    }
-    for (int64_t c = 0; c < p_.channels; c += kChannels) {
-      const int64_t count = std::min(kChannels, p_.channels - c);
-      for (int64_t i = 0; i < count; ++i) {
-        if (fast) {
-          finish_fast(sums, panel, tap, c + i, starts, values + i * kMaxLanes);
-        } else if (wide_) {
-          finish_channel<int64_t>(sums.wide, sums.parts, panel, tap, c + i, values + i * kMaxLanes);
-        } else {
-          finish_channel<double>(sums.narrow, sums.parts, panel, tap, c + i, values + i * kMaxLanes);
-        }
-      }
-      store_channels(panel, tap, c, count, values);
-    }
-  }
+  void finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const;
 
   /// values[channel][lane] -> dw[lane][tap][channel].
   void store_channels(const PanelSpan& panel, int64_t tap, int64_t channel, int64_t count,
-                      const float* values) const {
-    const int64_t stride = taps_ * p_.channels;
-    float* target = p_.dw + panel.begin * stride + tap * p_.channels + channel;
-    for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
-      if (count == Isa::kWidth && k + Isa::kWidth <= panel.columns) {
-        Isa::transpose(values + k, kMaxLanes, target + k * stride, stride);
-        continue;
-      }
-      for (int64_t i = k; i < std::min<int64_t>(k + Isa::kWidth, panel.columns); ++i) {
-        for (int64_t c = 0; c < count; ++c) target[i * stride + c] = values[c * kMaxLanes + i];
-      }
-    }
-  }
+                      const float* values) const;
 
   /// Bytes without a zero point of dy: int32 holds every sum (shifted sums may wrap on the way).
   void finish_fast(const Sums& sums, const PanelSpan& panel, int64_t tap, int64_t channel,
-                   const int32_t* starts, float* values) const {
-    const int32_t* first = sums.narrow + (sums_row(0, tap) + channel) * panel.lanes;
-    alignas(64) float scales[Isa::kWidth];
-    std::fill_n(scales, Isa::kWidth, p_.x.params[0].scale * p_.dy.params[0].scale);
-    const typename Isa::Float scale = Isa::load(scales);
-    for (int64_t k = 0; k < panel.lanes; k += Isa::kWidth) {
-      typename Isa::Sum sum = Isa::load(starts + k);
-      for (int64_t part = 0; part < sums.parts; ++part) {
-        sum = Isa::add(sum, Isa::load(first + part * sums_size_ * panel.lanes + k));
-      }
-      Isa::store(values + k, Isa::multiply(Isa::to_float(sum), scale), Isa::kWidth);
-    }
-  }
+                   const int32_t* starts, float* values) const;
 
   template <class Number, class Part>
   void finish_channel(const Part* all, int64_t parts, const PanelSpan& panel, int64_t tap, int64_t channel,
-                      float* values) const {
-    alignas(64) Number total[kMaxLanes] = {};
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int a = 0; a < x_split_.count; ++a) {
-        for (int b = 0; b < dy_split_.count; ++b) {
-          const int64_t row = part * sums_size_ + sums_row(a * dy_split_.count + b, tap) + channel;
-          const Part* sums = all + row * panel.lanes;
-          const auto weight = static_cast<Number>(1 << (8 * (a + b)));
-          for (int64_t k = 0; k < panel.lanes; ++k) total[k] += weight * static_cast<Number>(sums[k]);
-        }
-      }
-    }
-    const double* dy_sums = tap_dy_sums_ + tap * padded_columns_ + panel.begin;
-    const auto count = static_cast<Number>(tap_counts_[tap]);
-    const auto zero_x = static_cast<Number>(zero_x_);
-    const auto zero_dy = static_cast<Number>(zero_dy_);
-    const auto sum_x = static_cast<Number>(tap_x_sums_[tap * p_.channels + channel]);
-    const Number constant = count * zero_x * zero_dy - zero_dy * sum_x;
-    for (int64_t k = 0; k < panel.lanes; ++k) total[k] += constant - zero_x * static_cast<Number>(dy_sums[k]);
-    const QuantParams& px = p_.x.params[0];
-    const QuantParams& pdy = p_.dy.params[0];
-    if (offsets_) {
-      const auto own_x = static_cast<double>(sum_x - count * zero_x);
-      for (int64_t k = 0; k < panel.lanes; ++k) {
-        const auto own_dy = static_cast<double>(static_cast<Number>(dy_sums[k]) - count * zero_dy);
-        values[k] =
-            with_offsets(px, pdy, static_cast<double>(total[k]), own_x, own_dy, static_cast<double>(count));
-      }
-      return;
-    }
-    const float scale = px.scale * pdy.scale;
-    for (int64_t k = 0; k < panel.lanes; ++k) values[k] = static_cast<float>(total[k]) * scale;
-  }
+                      float* values) const;
 
   const WeightGradientProblem& p_;
   Workspace workspace_;
@@ -560,3 +304,6 @@ class WeightGradient {
 };
 
 }  // namespace bitdial::kernels::vector
+
+#include "bitdial/kernels/vector/weight_gradient_layout.h"
+#include "bitdial/kernels/vector/weight_gradient_results.h"
