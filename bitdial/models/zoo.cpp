@@ -16,7 +16,7 @@ struct Entry {
   std::shared_ptr<Network> (*make)(const Options&);
 };
 
-constexpr std::array<Entry, 10> kZoo{{
+constexpr std::array<Entry, 11> kZoo{{
     {"lenet5", make_lenet5},
     {"alexnet-cifar", make_alexnet_cifar},
     {"alexnet-imagenet", make_alexnet_imagenet},
@@ -27,6 +27,7 @@ constexpr std::array<Entry, 10> kZoo{{
     {"resnet18-cifar", [](const Options& options) { return make_resnet18(false, options); }},
     {"resnet18-imagenet", [](const Options& options) { return make_resnet18(true, options); }},
     {"vgg16-bn-cifar", make_vgg16_bn_cifar},
+    {"mobilenet-v2-cifar", make_mobilenet_v2_cifar},
 }};
 
 constexpr auto kNames = [] {

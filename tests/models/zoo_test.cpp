@@ -23,10 +23,15 @@ struct ExpectedMacs {
 
 // costs.md section 4, recipes.md section 1.
 constexpr ExpectedMacs kExpectedMacs[] = {
-    {"resnet20-cifar", 100, 40818944},       {"resnet38-cifar", 100, 83286272},
-    {"resnet74-cifar", 100, 168220928},      {"resnet110-cifar", 100, 253155584},
-    {"resnet18-imagenet", 1000, 1814073344}, {"alexnet-cifar", 10, 14957056},
-    {"alexnet-imagenet", 1000, 714188480},   {"lenet5", 10, 117600 + 240000 + 48000 + 10080 + 84 * 10},
+    {"resnet20-cifar", 100, 40818944},
+    {"resnet38-cifar", 100, 83286272},
+    {"resnet74-cifar", 100, 168220928},
+    {"resnet110-cifar", 100, 253155584},
+    {"mobilenet-v2-cifar", 100, 91270144},
+    {"resnet18-imagenet", 1000, 1814073344},
+    {"alexnet-cifar", 10, 14957056},
+    {"alexnet-imagenet", 1000, 714188480},
+    {"lenet5", 10, 117600 + 240000 + 48000 + 10080 + 84 * 10},
 };
 
 TEST(LayerTable, HasTheMacsOfThePublishedTables) {
@@ -37,11 +42,9 @@ TEST(LayerTable, HasTheMacsOfThePublishedTables) {
 }
 
 TEST(LayerTable, HasTheBatchNormElementsOfThePublishedTable) {
-  const std::pair<const char*, int64_t> expected[] = {{"resnet20-cifar", 200704},
-                                                      {"resnet38-cifar", 372736},
-                                                      {"resnet74-cifar", 716800},
-                                                      {"resnet110-cifar", 1060864},
-                                                      {"resnet18-imagenet", 2483712}};
+  const std::pair<const char*, int64_t> expected[] = {
+      {"resnet20-cifar", 200704},   {"resnet38-cifar", 372736},      {"resnet74-cifar", 716800},
+      {"resnet110-cifar", 1060864}, {"mobilenet-v2-cifar", 1724928}, {"resnet18-imagenet", 2483712}};
   for (const auto& [name, elements] : expected) {
     int64_t found = 0;
     for (const LayerRow& row : layer_table(name)) {
@@ -60,6 +63,21 @@ TEST(LayerTable, FollowsAlexNetLayerByLayer) {
   Options grey;
   grey.in_channels = 1;
   EXPECT_EQ(layer_table("alexnet-cifar", grey).front().macs, 495616);  // recipes.md: (E)MNIST variant
+}
+
+TEST(LayerTable, ListsMobileNetsDepthWiseLayersAndShortcuts) {
+  int64_t depthwise = 0, layers = 0, shortcuts = 0;
+  for (const LayerRow& row : layer_table("mobilenet-v2-cifar")) {
+    if (row.kind != "conv2d") continue;
+    shortcuts += row.name.ends_with("shortcut.0") ? 1 : 0;
+    if (row.kernel != 3 || row.input.channels == 3) continue;
+    ++layers;
+    depthwise += row.macs;
+    EXPECT_EQ(row.parameters, 9 * row.output.channels) << row.name;
+  }
+  EXPECT_EQ(layers, 17);
+  EXPECT_EQ(depthwise, 5879808);  // recipes.md
+  EXPECT_EQ(shortcuts, 4);
 }
 
 TEST(LayerTable, CountsTheParametersThatTheNetworkHas) {

@@ -1,0 +1,126 @@
+// MobileNetV2 (Sandler et al. 2018) for 32x32 images, with the strides and projected shortcuts of the CPT and
+// FracTrain experiments (recipes.md, section 1).
+#include <array>
+
+#include "bitdial/models/network.h"
+
+namespace bitdial::models {
+
+namespace {
+
+/// 1x1 expand, 3x3 depth-wise, 1x1 project; at stride 1 plus the input, projected when its channels differ.
+class InvertedResidual : public torch::nn::Module {
+ public:
+  InvertedResidual(LayerFactory& make, const std::string& prefix, int64_t expansion, int64_t channels,
+                   int64_t stride, bool zero_gamma) {
+    const ImageSize input = make.shape();
+    const int64_t inner = expansion * input.channels;
+    expand_ = add_conv(make, prefix, 1, inner, 1, 1, 1);
+    depthwise_ = add_conv(make, prefix, 2, inner, 3, stride, inner);
+    project_ = add_conv(make, prefix, 3, channels, 1, 1, 1);
+    if (zero_gamma) torch::nn::init::zeros_(project_.norm.ptr()->named_parameters(false)["weight"]);
+    adds_input_ = stride == 1;
+    if (!adds_input_ || input.channels == channels) return;
+    make.set_shape(input);
+    shortcut_ = {make.conv(prefix + "shortcut.0", channels, 1, 1, 0, false),
+                 make.norm(prefix + "shortcut.1")};
+    torch::nn::Sequential shortcut;
+    shortcut->push_back(shortcut_.conv);
+    shortcut->push_back(shortcut_.norm);
+    register_module("shortcut", shortcut);
+  }
+
+  nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
+    auto y = stage.add_block(expand_.conv, expand_.norm, nn::Activation::kRelu, x);
+    y = stage.add_block(depthwise_.conv, depthwise_.norm, nn::Activation::kRelu, y);
+    if (!adds_input_) return stage.add_block(project_.conv, project_.norm, nn::Activation::kNone, y);
+    const auto residual = shortcut_.conv.is_empty()
+                              ? x
+                              : stage.add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone, x);
+    return stage.add_block(project_.conv, project_.norm, nn::Activation::kNone, y, residual);
+  }
+
+ private:
+  struct Layers {
+    nn::Conv2d conv{nullptr};
+    torch::nn::AnyModule norm;
+  };
+
+  Layers add_conv(LayerFactory& make, const std::string& prefix, int index, int64_t channels, int64_t kernel,
+                  int64_t stride, int64_t groups) {
+    const std::string conv = "conv" + std::to_string(index);
+    const std::string norm = "bn" + std::to_string(index);
+    Layers layers{make.conv(prefix + conv, channels, kernel, stride, kernel / 2, false, groups),
+                  make.norm(prefix + norm)};
+    register_module(conv, layers.conv);
+    register_module(norm, layers.norm.ptr());
+    return layers;
+  }
+
+  Layers expand_, depthwise_, project_, shortcut_;
+  bool adds_input_ = false;
+};
+
+class MobileNetV2 : public Network {
+ public:
+  explicit MobileNetV2(const Options& options) {
+    input_size_ = models::input_size(options, 3, 32);
+    LayerFactory make(input_size_, options);
+    nn::Stage::Value x = add_conv(make, "1", 32, 3, stage_.add_input());
+    x = add_blocks(make, options.zero_last_gamma, x);
+    add_conv(make, "2", 1280, 1, x);
+    make.global_avg_pool("avgpool");
+    linear_ = register_module("linear", make.linear("linear", options.classes));
+    table_ = make.take_table();
+  }
+
+  torch::Tensor forward(torch::Tensor x) override {
+    return linear_->forward(stage_.forward({x}).mean({2, 3}));
+  }
+
+ private:
+  nn::Stage::Value add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel,
+                            nn::Stage::Value x) {
+    nn::Conv2d conv = make.conv("conv" + number, channels, kernel, 1, kernel / 2, false);
+    torch::nn::AnyModule norm = make.norm("bn" + number);
+    register_module("conv" + number, conv);
+    register_module("bn" + number, norm.ptr());
+    return stage_.add_block(conv, norm, nn::Activation::kRelu, x);
+  }
+
+  nn::Stage::Value add_blocks(LayerFactory& make, bool zero_gamma, nn::Stage::Value x) {
+    struct Group {
+      int64_t expansion, channels, blocks, stride;
+    };
+    constexpr std::array<Group, 7> kGroups{{{1, 16, 1, 1},
+                                            {6, 24, 2, 1},
+                                            {6, 32, 3, 2},
+                                            {6, 64, 4, 2},
+                                            {6, 96, 3, 1},
+                                            {6, 160, 3, 2},
+                                            {6, 320, 1, 1}}};
+    torch::nn::ModuleList list;
+    for (const Group& group : kGroups) {
+      for (int64_t i = 0; i < group.blocks; ++i) {
+        const std::string prefix = "layers." + std::to_string(list->size()) + ".";
+        auto block = std::make_shared<InvertedResidual>(make, prefix, group.expansion, group.channels,
+                                                        i == 0 ? group.stride : 1, zero_gamma);
+        x = block->add_to(stage_, x);
+        list->push_back(std::move(block));
+      }
+    }
+    register_module("layers", list);
+    return x;
+  }
+
+  nn::Linear linear_{nullptr};
+  nn::Stage stage_;  // everything before the average pool
+};
+
+}  // namespace
+
+std::shared_ptr<Network> make_mobilenet_v2_cifar(const Options& options) {
+  return std::make_shared<MobileNetV2>(options);
+}
+
+}  // namespace bitdial::models
