@@ -80,11 +80,13 @@ KernelTable::KernelTable(std::filesystem::path cache, Machine machine, Measure m
   for (auto& [key, entry] : entries_) entry.is_stale = !entry.is_certain;
 }
 
-KernelTable KernelTable::open() {
+KernelTable KernelTable::open(bool trusting) {
   const Machine machine = this_machine();
   const auto folder = cache_folder();
   const std::string name = fmt::format("kernels-{:016x}.json", hash_of(to_json(machine).dump()));
-  return KernelTable(folder.empty() ? folder : folder / name, machine);
+  KernelTable table(folder.empty() ? folder : folder / name, machine);
+  for (auto& [key, entry] : table.entries_) entry.is_stale = entry.is_stale && !trusting;
+  return table;
 }
 
 double KernelTable::gemm(const GemmWork& work) {

@@ -38,8 +38,9 @@ class KernelTable {
   /// cannot be written is no error: the times are then measured in every process.
   explicit KernelTable(std::filesystem::path cache, Machine machine = this_machine(), Measure measure = {});
 
-  /// The table of this machine and number of threads in the user's cache.
-  static KernelTable open();
+  /// The table of this machine and number of threads in the user's cache. `trusting`: also times that were
+  /// measured beside other work serve, nothing is measured again.
+  static KernelTable open(bool trusting = false);
 
   /// Seconds of one GEMM. Throws Error for an impossible shape.
   double gemm(const GemmWork& work);

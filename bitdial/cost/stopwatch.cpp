@@ -12,7 +12,9 @@ namespace {
 
 constexpr int kHopeless = 3;  // pieces of work on contended cores, one after another
 constexpr double kLittlePatience = 0.2;
-constexpr int kAlone = 3;  // repetitions on one thread
+constexpr int kAlone = 3;      // repetitions on one thread
+constexpr double kSlow = 0.2;  // seconds; the median of two such repetitions is as steady
+constexpr int kSlowRepetitions = 2;
 
 struct Repetition {
   double seconds = 0.0;
@@ -44,11 +46,12 @@ Timing Stopwatch::time(const std::function<void()>& work) {
     for (const Repetition& one : all) {
       if (reference_.is_uncontended(one.reference)) kept.push_back(one.seconds);
     }
-    if (static_cast<int>(kept.size()) >= options_.repetitions) {
+    fastest = std::min(fastest, end - begin);
+    const int wanted = fastest > kSlow ? kSlowRepetitions : options_.repetitions;
+    if (static_cast<int>(kept.size()) >= wanted) {
       contended_in_a_row_ = 0;
       return {kernels::median(kept), true};
     }
-    fastest = std::min(fastest, end - begin);
     if (end - start > share * std::max(options_.least_seconds, options_.patience * fastest)) {
       ++contended_in_a_row_;
       return beside_others(work);
@@ -59,9 +62,8 @@ Timing Stopwatch::time(const std::function<void()>& work) {
 Timing Stopwatch::beside_others(const std::function<void()>& work) const {
   const int threads = num_threads();
   const OneThread alone;
-  work();
   double fastest = std::numeric_limits<double>::infinity();
-  for (int i = 0; i < kAlone; ++i) {
+  for (int i = 0; i < kAlone && (i == 0 || fastest < kSlow); ++i) {
     const double begin = kernels::seconds_now(true);
     work();
     fastest = std::min(fastest, kernels::seconds_now(true) - begin);

@@ -12,7 +12,7 @@ struct Timing {
 };
 
 struct StopwatchOptions {
-  int repetitions = 7;          ///< on uncontended cores, that the median is taken from
+  int repetitions = 7;          ///< on uncontended cores, that the median is taken from (slow work: 2)
   double patience = 15.0;       ///< gives up after the time of so many repetitions,
   double least_seconds = 0.05;  ///< but not before
 };

@@ -20,6 +20,7 @@ struct StepBenchmarkOptions {
   bool simulated = false;         ///< arithmetic of the policies: integer, or simulated
   int64_t steps_per_epoch = 391;  ///< weighs a policy's measuring steps: one in so many
   int kept = 20;                  ///< repetitions on an uncontended core that every row needs
+  bool trusts_timings = false;    ///< kernel times that were taken beside other work serve, too
   double time_limit_s = 900;      ///< stops adding repetitions after this time; ratios may then be refused
 };
 

@@ -36,8 +36,9 @@ using MeasureProgress = std::function<void(int64_t done, int64_t all)>;
 std::vector<cost::GemmWork> gemm_works(std::span<const kernels::ConvShape> shapes, bool with_int16);
 
 /// Gives the session's policy the times of its network's layers for batches of `batch` samples, if it asks
-/// for them. After attach. Throws Error when the session has a layer that the network's table does not list.
+/// for them. After attach. `trusting`: as KernelTable::open. Throws Error when the session has a layer that
+/// the network's table does not list.
 void provide_timings(nn::Session& session, const models::Network& network, int64_t batch,
-                     const MeasureProgress& progress = {});
+                     const MeasureProgress& progress = {}, bool trusting = false);
 
 }  // namespace bitdial::train
