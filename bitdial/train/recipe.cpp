@@ -381,7 +381,9 @@ void check_recipe(const Recipe& recipe) {
           "train.micro_batches = {} is more than data.batch_size = {}", recipe.train.micro_batches,
           recipe.data.batch_size);
   require(recipe.model.range_norm_bits != 1, "recipe", "model.range_norm_bits must be 0 or 2 .. 16, got 1");
-  require(!recipe.model.zero_last_gamma || recipe.model.name.starts_with("resnet"), "recipe",
+  const bool is_residual =
+      recipe.model.name.starts_with("resnet") || recipe.model.name.starts_with("mobilenet");
+  require(!recipe.model.zero_last_gamma || is_residual, "recipe",
           "model.zero_last_gamma is for residual networks, {} has no residual blocks", recipe.model.name);
   const OptimizerRecipe& optimizer = recipe.optimizer;
   require(!optimizer.nesterov || (optimizer.momentum > 0.0 && optimizer.dampening == 0.0), "recipe",
