@@ -254,7 +254,9 @@ SumsResult sums_of(const Case& c, bool with_z) {
     EXPECT_NEAR(r.moments[k], expected[k], scale);
     EXPECT_NEAR(r.moments[channels + k], expected[channels + k], scale * 5.0);
     EXPECT_NEAR(r.sums[k], expected[2 * channels + k], scale);
-    if (with_z) EXPECT_NEAR(r.sums[channels + k], expected[3 * channels + k], scale * 5.0);
+    if (with_z) {
+      EXPECT_NEAR(r.sums[channels + k], expected[3 * channels + k], scale * 5.0);
+    }
   }
   return r;
 }

@@ -13,7 +13,7 @@
 #include "bitdial/nn/session.h"
 #include "bitdial/policies/registry.h"
 
-namespace bitdial::nn {
+namespace bitdial::nn::stage_test {
 namespace {
 
 using torch::Tensor;
@@ -283,4 +283,4 @@ TEST(Stage, WrongInputsAreErrors) {
 }
 
 }  // namespace
-}  // namespace bitdial::nn
+}  // namespace bitdial::nn::stage_test
