@@ -174,7 +174,9 @@ TEST_F(CommandTest, PlansAStep) {
   EXPECT_EQ(result.code, 0);
   expect_one_line_error(bitdial("plan lenet6"), 1);
   expect_one_line_error(bitdial("plan lenet5 --batch 0"), 2);
-  expect_one_line_error(bitdial("plan lenet5 --batch 2 --json nowhere/plan.json"), 1);
+  result = bitdial("plan lenet5 --batch 2 --json nowhere/plan.json");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_TRUE(contains(result.err, "bitdial: [plan] cannot write nowhere/plan.json")) << result.err;
 }
 
 TEST_F(CommandTest, GoesOnWithMoreEpochs) {
