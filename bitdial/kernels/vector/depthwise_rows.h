@@ -24,7 +24,7 @@ class DepthwiseRowKernel {
  public:
   explicit DepthwiseRowKernel(const DepthwiseRows& problem)
       : p_(problem),
-        together_(p_.cols.windows() > 8 ? p_.rows.count : kTogether),
+        together_(p_.cols.windows() > 4 ? p_.rows.count : kTogether),
         ring_rows_(together_ == kTogether ? 16 : 4) {}
 
   void run() {
@@ -150,19 +150,20 @@ class DepthwiseRowKernel {
 
   /// Rows of narrow images go several at a time: the weights are loaded once for them.
   void run_rows(const Image& image, int64_t first_output) const {
-    int64_t next = 0;  // input row to interleave
+    const int64_t shift = p_.rows.count - 1;  // one or two classes of rows
+    int64_t next = 0;                         // input row to interleave
     for (int64_t begin = 0; begin < p_.rows.out; begin += together_) {
       Row rows[2][kTogether];
       int64_t counts[2] = {0, 0};
       for (int64_t o = begin; o < std::min(begin + together_, p_.rows.out); ++o) {
-        const int64_t cls = o % p_.rows.count;
-        const int64_t first = p_.rows.first + o / p_.rows.count * p_.rows.step + classes_[cls].first;
+        const int64_t cls = o & shift;
+        const int64_t first = p_.rows.first + (o >> shift) * p_.rows.step + classes_[cls].first;
         Row& row = rows[cls][counts[cls]++];
         for (int64_t r = 0; r < classes_[cls].count; ++r) {
           const int64_t h = first + r;
           const bool inside = h >= 0 && h < p_.rows.in;
           for (; inside && next <= h; ++next) interleave(image, next);
-          row.inputs[r] = image.ring + (inside ? h % ring_rows_ : ring_rows_) * image.row_bytes;
+          row.inputs[r] = image.ring + (inside ? (h & (ring_rows_ - 1)) : ring_rows_) * image.row_bytes;
         }
         row.output = first_output + o * p_.cols.out * p_.channels;
       }
@@ -178,7 +179,7 @@ class DepthwiseRowKernel {
 
   void interleave(const Image& image, int64_t h) const {
     const uint8_t* row = image.codes + h * p_.cols.in * p_.channels;
-    uint8_t* target = image.ring + h % ring_rows_ * image.row_bytes;
+    uint8_t* target = image.ring + (h & (ring_rows_ - 1)) * image.row_bytes;
     for (int64_t q = 0; q < p_.cols.windows(); ++q) {
       const uint8_t* pixels[4];
       for (int64_t i = 0; i < 4; ++i) {
@@ -259,7 +260,7 @@ class DepthwiseRowKernel {
   const DepthwiseRows& p_;
   Workspace workspace_;
   int64_t together_;   ///< output rows
-  int64_t ring_rows_;  ///< as many as lie under them, or more
+  int64_t ring_rows_;  ///< as many as lie under them or more, a power of two
   RowClass classes_[2];
   int8_t* weights_ = nullptr;  ///< [block][row class][row][output][channel][4]
   int32_t* sums_ = nullptr;    ///< of them, [block][row class][output][channel]
