@@ -20,6 +20,12 @@ class LayerTimings : public Timings {
 
   double convert(int layer, TensorRole role, bool to_bfloat16) override {
     const kernels::ConvShape& s = shape(layer);
+    // Blocks write the codes that convolutions read in a pass that they have anyway; the images of the first
+    // layer and what linear layers read take one more.
+    const bool is_convolution = s.in_height * s.in_width > 1;
+    const bool is_written_by_block =
+        role == TensorRole::kGradBprop || (role == TensorRole::kInput && layer > 0);
+    if (!to_bfloat16 && is_convolution && is_written_by_block) return 0.0;
     const int64_t elements = role == TensorRole::kWeight  ? s.weight_elements()
                              : role == TensorRole::kInput ? s.input_elements()
                                                           : s.output_elements();
