@@ -8,11 +8,11 @@
 #include <optional>
 #include <utility>
 
+#include "bitdial/core/atomic_file.h"
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
 #include "bitdial/policies/overrides.h"
 #include "bitdial/policies/registry.h"
-#include "bitdial/core/atomic_file.h"
 #include "bitdial/train/recipe_keys.h"
 
 // Recipes come from files and command lines; comparisons of floats inside the parser are not ours to warn

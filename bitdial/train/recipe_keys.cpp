@@ -136,8 +136,9 @@ void visit(PrecisionRecipe& precision, KeyVisitor& visitor) {
               "an operand whose scales vary along the axis that a GEMM sums over is quantised again with one "
               "scale, or "
               "that GEMM runs in float32; auto: requantise in integer arithmetic, float in simulated");
-  visitor.key("fused", precision.fused,
-              "run blocks of convolution, norm, residual and activation in one; false: one module after another");
+  visitor.key(
+      "fused", precision.fused,
+      "run blocks of convolution, norm, residual and activation in one; false: one module after another");
   visitor.key("between", precision.between, Words{"auto", "float32", "bfloat16"},
               "what fused blocks store between their passes; auto: as the policy asks");
   visitor.key("previous_momentum", precision.previous_momentum, between(0, 1),
