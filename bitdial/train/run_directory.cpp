@@ -14,8 +14,8 @@
 #include <system_error>
 #include <utility>
 
-#include "bitdial/core/error.h"
 #include "bitdial/core/atomic_file.h"
+#include "bitdial/core/error.h"
 
 namespace bitdial::train {
 namespace {

@@ -1,5 +1,4 @@
 #include "bitdial/kernels/avx2/lanes.h"
-
 #include "bitdial/kernels/quantize_vector.h"
 
 namespace bitdial::kernels::avx2 {

@@ -1,5 +1,4 @@
 #include "bitdial/kernels/avx512vnni/lanes.h"
-
 #include "bitdial/kernels/quantize_vector.h"
 
 namespace bitdial::kernels::avx512vnni {
