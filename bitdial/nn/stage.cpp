@@ -122,7 +122,7 @@ ConvBlockImpl::ConvBlockImpl(ConvBlockOptions block_options) : options(std::move
 void ConvBlockImpl::reset() {
   conv = register_module("conv", Conv2d(options.conv));
   if (options.normalization) {
-    norm = make_norm2d(*options.normalization, options.conv.out_channels());
+    norm = make_norm2d(*options.normalization, options.conv.out_channels(), options.norm_index);
     register_module("norm", norm.ptr());
   }
   plain_ = Stage();

@@ -51,6 +51,7 @@ struct ConvBlockOptions {
   /// Unset: no normalisation.
   std::optional<Normalization> normalization = Normalization::kBatch;
   Activation activation = Activation::kRelu;
+  int64_t norm_index = 0;  ///< of the network's normalisations: Range BN draws other random numbers in each
 };
 
 /// One such block as a module: children `conv` and `norm`.
