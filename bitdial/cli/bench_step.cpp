@@ -11,6 +11,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "bitdial/cli/profile_table.h"
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/isa.h"
@@ -83,6 +84,9 @@ void run(StepArguments& arguments) {
   if (live) fmt::print(stderr, "\r\033[K");
   for (auto& row : rows) row.peak_bytes = peak_in_child(arguments, row.name);
   print_table(arguments, rows);
+  for (const auto& row : rows) {
+    if (row.profile) fmt::print("\n{}\n{}", row.name, profile_table(*row.profile));
+  }
   if (arguments.json_file.empty()) return;
   std::ofstream file(arguments.json_file);
   file << train::to_json_array(rows).dump(2) << '\n';
@@ -118,6 +122,7 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("--time-limit", options.time_limit_s, "seconds after which no repetition is added")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command->add_flag("--profile", options.profiles, "show where the time of each policy's step goes");
   command->add_option("--json", arguments->json_file, "write the rows to this file");
   command->add_option("--peak-of", arguments->peak_of, "print the peak memory of one row in bytes")
       ->group("");

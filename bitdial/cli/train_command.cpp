@@ -9,6 +9,7 @@
 
 #include "bitdial/cli/command.h"
 #include "bitdial/cli/measure_bar.h"
+#include "bitdial/cli/profile_table.h"
 #include "bitdial/cli/recipe_files.h"
 #include "bitdial/cli/stop_signal.h"
 #include "bitdial/cli/table.h"
@@ -37,6 +38,7 @@ struct TrainArguments {
   std::optional<int64_t> epochs;
   std::optional<int64_t> seed;
   std::optional<int64_t> threads;
+  bool profiles = false;
 };
 
 train::Recipe resolve_recipe(const TrainArguments& arguments) {
@@ -67,6 +69,7 @@ void run_train(const TrainArguments& arguments) {
   const StopSignal signal;
   train::TrainOptions options;
   options.stop = StopSignal::requested;
+  options.profiles = arguments.profiles;
   MeasureBar measuring(stderr);
   options.measuring = [&](int64_t done, int64_t all) {
     measuring.show(done, all);
@@ -90,6 +93,7 @@ void run_train(const TrainArguments& arguments) {
         2 * summary.epochs);
     return;
   }
+  if (summary.profile) fmt::print("{}", profile_table(*summary.profile));
   if (!summary.finished) {
     fmt::print("stopped after {} steps; everything is saved. Go on with:\n  bitdial train --resume {}\n",
                summary.steps, summary.directory.string());
@@ -142,6 +146,8 @@ void add_train_command(CLI::App& app) {
   add("--data-dir", arguments->data_dir, "Folder of the data set");
   add("--out", arguments->out, "Run directory; default: runs/<recipe>-<policy>-<n>");
   add("--init", arguments->init, "Start from a PyTorch state dict (.pt, .pth) or safetensors");
+  command->add_flag("--profile", arguments->profiles,
+                    "At the end, show where the time of a step went by layer and phase");
   command
       ->add_option("--set", arguments->settings,
                    "Change a key of the recipe, e.g. --set optimizer.momentum=0.8")

@@ -6,6 +6,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/float_environment.h"
 #include "bitdial/kernels/fuse_kernels.h"
 #include "bitdial/kernels/isa.h"
@@ -15,20 +16,6 @@ namespace bitdial::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;
-
-const FuseKernels& active_kernels() {
-  switch (active_isa()) {
-    case Isa::kScalar:
-      return scalar::kFuse;
-    case Isa::kAvx2:
-    case Isa::kAvxVnni:
-      return avx2::kFuse;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx:
-      return avx512vnni::kFuse;
-  }
-  return scalar::kFuse;
-}
 
 size_t index_of(OutputType type) { return type == OutputType::kFloat32 ? 0 : 1; }
 int64_t bytes_of(OutputType type) { return type == OutputType::kFloat32 ? 4 : 2; }
@@ -59,7 +46,7 @@ class AffineBlocks {
  public:
   explicit AffineBlocks(const AffineTensor& y)
       : y_(y),
-        run_(active_kernels().affine[index_of(y.type)]),
+        run_(fuse_kernels().affine[index_of(y.type)]),
         scale_a_(repeated(y.scale_a, y.shape.channels, 1.0F)),
         scale_b_(repeated(y.scale_b, y.shape.channels, 1.0F)),
         shift_(repeated(y.shift, y.shape.channels, 0.0F)) {
@@ -163,42 +150,45 @@ void for_each_pixel(int64_t batch, int64_t height, int64_t width, const Body& bo
 
 }  // namespace
 
+const FuseKernels& fuse_kernels() {
+  switch (active_isa()) {
+    case Isa::kScalar:
+      return scalar::kFuse;
+    case Isa::kAvx2:
+    case Isa::kAvxVnni:
+      return avx2::kFuse;
+    case Isa::kAvx512Vnni:
+    case Isa::kAmx:
+      return avx512vnni::kFuse;
+  }
+  return scalar::kFuse;
+}
+
 Range compute(const AffineTensor& y) {
+  const PhaseScope phase(Phase::kEpilogue);
   const AffineBlocks blocks(y);
   return measure_range(blocks.tensor(), y.shape.elements());
 }
 
 QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
                                         std::span<const QuantParams> params, RandomKey key, void* codes) {
+  const PhaseScope phase(Phase::kEpilogue);
   const AffineBlocks blocks(y);
   return quantize(blocks.tensor(), y.shape, format, params, key, codes);
 }
 
-void channel_moments(OutputType type, const void* x, int64_t pixels, int64_t channels, const float* shift,
-                     double* sum, double* squares) {
-  const auto run = active_kernels().moments[index_of(type)];
-  const std::vector<float> shifts = repeated(shift, channels, 0.0F);
-  sum_channels(pixels * channels, channels, {sum, squares},
-               [&](int64_t begin, int64_t count, int64_t width, float* sums, float* products) {
-                 SumBlock block;
-                 block.x = const_cast<char*>(element(x, type, begin));  // moments only read it
-                 block.shift = shifts.data();
-                 block.width = width;
-                 block.count = count;
-                 block.sums = sums;
-                 block.products = products;
-                 run(block);
-               });
-}
-
 void gradient_sums(const GradientSums& pass) {
-  const auto run = active_kernels().gradients[index_of(pass.type)];
+  const PhaseScope phase(Phase::kNormalize);
+  require(pass.z == nullptr || pass.gelu_input == nullptr, "fuse",
+          "GELU comes without a batch norm in front");
+  const auto run = fuse_kernels().gradients[index_of(pass.type)];
   const std::vector<float> shifts = repeated(pass.shift, pass.channels, 0.0F);
   sum_channels(pass.pixels * pass.channels, pass.channels, {pass.sum, pass.product_sum},
                [&](int64_t begin, int64_t count, int64_t width, float* sums, float* products) {
-                 run({.x = element(pass.g, pass.type, begin),
+                 run({.g = element(pass.g, pass.type, begin),
                       .other = element(pass.other, pass.type, begin),
                       .mask = pass.mask == nullptr ? nullptr : pass.mask + begin / kLanes,
+                      .gelu_input = element(pass.gelu_input, pass.type, begin),
                       .z = element(pass.z, pass.type, begin),
                       .shift = shifts.data(),
                       .width = width,
@@ -210,7 +200,7 @@ void gradient_sums(const GradientSums& pass) {
 
 void max_pool(const PoolShape& s, OutputType type, const void* x, void* y, uint8_t* where) {
   check(s);
-  const auto run = active_kernels().max_pool[index_of(type)];
+  const auto run = fuse_kernels().max_pool[index_of(type)];
   for_each_pixel(s.batch, s.out_height(), s.out_width(),
                  [&](int64_t n, int64_t oh, int64_t ow, int64_t pixel) {
                    const void* taps[255];
@@ -230,7 +220,7 @@ void max_pool(const PoolShape& s, OutputType type, const void* x, void* y, uint8
 
 void max_pool_backward(const PoolShape& s, OutputType type, const void* dy, const uint8_t* where, void* dx) {
   check(s);
-  const auto run = active_kernels().max_pool_backward[index_of(type)];
+  const auto run = fuse_kernels().max_pool_backward[index_of(type)];
   for_each_pixel(s.batch, s.in_height, s.in_width, [&](int64_t n, int64_t h, int64_t w, int64_t pixel) {
     const void* taps[255];
     const uint8_t* wheres[255];

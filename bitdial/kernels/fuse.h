@@ -12,7 +12,9 @@
 /// or thread count.
 namespace bitdial::kernels {
 
-enum class Activation : uint8_t { kNone, kRelu, kRelu6 };
+/// kGelu: x Phi(x) with the normal distribution's Phi within 2e-7 (Hendrycks and Gimpel 2016, not their tanh
+/// form).
+enum class Activation : uint8_t { kNone, kRelu, kRelu6, kGelu };
 
 /// Words of a bit mask: one bit per element in memory order.
 inline int64_t mask_words(int64_t elements) { return (elements + 15) / 16; }
@@ -28,7 +30,7 @@ struct AffineTensor {
   const float* scale_b = nullptr;
   const float* shift = nullptr;
   Activation activation = Activation::kNone;
-  uint16_t* mask = nullptr;  ///< receives a bit per element that the activation passes unchanged
+  uint16_t* mask = nullptr;  ///< receives a bit per element that ReLU or ReLU6 passes unchanged
   void* values = nullptr;    ///< receives y; may be a or b
 };
 
@@ -40,19 +42,16 @@ Range compute(const AffineTensor& y);
 QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
                                         std::span<const QuantParams> params, RandomKey key, void* codes);
 
-/// sum[c] = sum of d and squares[c] = sum of d^2 with d = x - shift[c]: float32 over 32 pixels or so, float64
-/// over a fixed partition.
-void channel_moments(OutputType type, const void* x, int64_t pixels, int64_t channels, const float* shift,
-                     double* sum, double* squares);
-
 /// g = mask * (g + other), in place, and its sums over the pixels of each channel: sum[c] of g,
-/// product_sum[c] of g * (z - shift[c]). Null pointers: no mask, no other, no z (and no product_sum, shift).
+/// product_sum[c] of g * (z - shift[c]); float32 over 32 pixels or so, float64 over a fixed partition. Null
+/// pointers: no mask, no other, no z (and no product_sum, shift).
 struct GradientSums {
   OutputType type = OutputType::kFloat32;
   int64_t pixels = 0, channels = 0;
   void* g = nullptr;
   const void* other = nullptr;
   const uint16_t* mask = nullptr;
+  const void* gelu_input = nullptr;  ///< if given, g is multiplied by GELU's derivative there; without z
   const void* z = nullptr;
   const float* shift = nullptr;
   double* sum = nullptr;

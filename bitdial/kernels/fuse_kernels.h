@@ -4,10 +4,11 @@
 
 #include "bitdial/kernels/bfloat16.h"
 #include "bitdial/kernels/fuse.h"
+#include "bitdial/kernels/sgd.h"
 
-/// The inner loops behind fuse.h: one table per instruction set, all with the same bits. Per-channel numbers
-/// come as rows of `width` floats, a multiple of 16 and of the channels, in which they repeat: element i of a
-/// tensor belongs to entry i mod width.
+/// The inner loops behind fuse.h and sgd.h: one table per instruction set, all with the same bits.
+/// Per-channel numbers come as rows of `width` floats, a multiple of 16 and of the channels, in which they
+/// repeat: element i of a tensor belongs to entry i mod width.
 namespace bitdial::kernels {
 
 /// Elements of an AffineTensor; `phase` is the entry of the first one, a multiple of 16.
@@ -26,15 +27,16 @@ struct AffineBlock {
 
 /// Whole rows of `width` elements but for the last one, each element added to its float32 sum.
 struct SumBlock {
-  void* x = nullptr;            ///< the tensor of moments, or g (rewritten if there are other or mask)
-  const void* other = nullptr;  ///< gradients only
+  void* g = nullptr;  ///< rewritten if there are other, mask or gelu_input
+  const void* other = nullptr;
   const uint16_t* mask = nullptr;
+  const void* gelu_input = nullptr;
   const void* z = nullptr;
   const float* shift = nullptr;
   int64_t width = 0;
   int64_t count = 0;
   float* sums = nullptr;      ///< [width]
-  float* products = nullptr;  ///< [width]: of squares, or of g * (z - shift)
+  float* products = nullptr;  ///< [width]: of g * (z - shift)
 };
 
 /// One output pixel's window: the taps inside the image, `channels` elements each.
@@ -45,15 +47,32 @@ struct PoolWindow {
   int64_t channels = 0;
 };
 
+/// The distribution function of the standard normal and GELU's derivative as 0.5 + x P(x^2) / Q(x^2) with |x|
+/// bounded, fitted to errors of 1e-8 and 1e-7; lowest powers first.
+struct GeluFit {
+  static constexpr int kTerms = 6;
+  float p[kTerms], q[kTerms];
+};
+inline constexpr float kGeluBound = 5.5F;
+inline constexpr GeluFit kNormalDistribution = {
+    {0.398942232F, 0.0338526405F, 0.00467725983F, 0.000168825514F, 6.35210836e-06F, 2.27493433e-08F},
+    {1.0F, 0.251521915F, 0.0286458675F, 0.00188444403F, 7.3647403e-05F, 1.19750314e-06F}};
+inline constexpr GeluFit kGeluDerivative = {
+    {0.797885299F, -0.0309438985F, 0.0142190382F, 2.05934085e-05F, 3.58031975e-05F, 1.90872157e-07F},
+    {1.0F, 0.294558764F, 0.0409885235F, 0.00352182076F, 0.000192060409F, 8.88711838e-06F}};
+
 /// Pairs are indexed by OutputType: float32, bfloat16.
 struct FuseKernels {
   void (*affine[2])(const AffineBlock& block);
-  void (*moments[2])(const SumBlock& block);
   void (*gradients[2])(const SumBlock& block);
   void (*max_pool[2])(const PoolWindow& window, void* y, uint8_t* where);
   /// dx = sum over taps of dy where `where` names the tap's place. `wheres[i]` belongs to taps[i].
   void (*max_pool_backward[2])(const PoolWindow& window, const uint8_t* const* wheres, void* dx);
+  void (*sgd)(const SgdUpdate& block);
 };
+
+/// Those of the active instruction set.
+const FuseKernels& fuse_kernels();
 
 namespace scalar {
 extern const FuseKernels kFuse;

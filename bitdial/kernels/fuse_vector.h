@@ -46,6 +46,17 @@ struct VectorFuse {
     if (i < count) body(i, count - i);
   }
 
+  static F evaluate(const GeluFit& fit, F x) {
+    const F bounded = V::min(V::set(kGeluBound), V::max(V::set(-kGeluBound), x));  // x86 order: NaN stays
+    const F square = V::mul(bounded, bounded);
+    F p = V::set(fit.p[GeluFit::kTerms - 1]), q = V::set(fit.q[GeluFit::kTerms - 1]);
+    for (int i = GeluFit::kTerms - 2; i >= 0; --i) {
+      p = V::multiply_add(p, square, V::set(fit.p[i]));
+      q = V::multiply_add(q, square, V::set(fit.q[i]));
+    }
+    return V::multiply_add(bounded, V::div(p, q), V::set(0.5F));
+  }
+
   template <class T, bool kSecond>
   static void affine_of(const AffineBlock& p) {
     const auto* a = static_cast<const T*>(p.a);
@@ -56,7 +67,9 @@ struct VectorFuse {
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
       F x = V::multiply_add(load_some(a + i, count), V::load(p.scale_a + c), V::load(p.shift + c));
       if constexpr (kSecond) x = V::multiply_add(load_some(b + i, count), V::load(p.scale_b + c), x);
-      if (p.activation != Activation::kNone) {
+      if (p.activation == Activation::kGelu) {
+        x = V::mul(x, evaluate(kNormalDistribution, x));
+      } else if (p.activation != Activation::kNone) {
         M passes = V::less(zero, x);
         if (p.activation == Activation::kRelu6) {
           passes = V::both(passes, V::less(x, six));
@@ -78,23 +91,11 @@ struct VectorFuse {
   static void add_to(float* sum, F x) { V::store(sum, V::add(V::load(sum), x)); }
   static void add_product(float* sum, F x, F y) { V::store(sum, V::multiply_add(x, y, V::load(sum))); }
 
-  template <class T>
-  static void moments(const SumBlock& p) {
-    const auto* x = static_cast<const T*>(p.x);
-    int64_t c = 0;
-    for_each_vector(p.count, [&](int64_t i, int64_t count) {
-      const F all = V::sub(load_some(x + i, count), V::load(p.shift + c));
-      const F d = count == kLanes ? all : V::keep(V::first(count), all);
-      add_to(p.sums + c, d);
-      add_product(p.products + c, d, d);
-      c = c + kLanes == p.width ? 0 : c + kLanes;
-    });
-  }
-
   template <class T, bool kWrites, bool kProducts>
   static void gradients_of(const SumBlock& p) {
-    auto* g = static_cast<T*>(p.x);
+    auto* g = static_cast<T*>(p.g);
     const auto* other = static_cast<const T*>(p.other);
+    const auto* gelu_input = static_cast<const T*>(p.gelu_input);
     const auto* z = static_cast<const T*>(p.z);
     int64_t c = 0;
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
@@ -102,6 +103,9 @@ struct VectorFuse {
       if constexpr (kWrites) {
         if (other != nullptr) x = V::add(x, load_some(other + i, count));
         if (p.mask != nullptr) x = V::keep(V::from_bits(p.mask[i / kLanes]), x);
+        if (gelu_input != nullptr) {
+          x = V::mul(x, evaluate(kGeluDerivative, load_some(gelu_input + i, count)));
+        }
         x = rounded<T>(x);
         store_some(g + i, x, count);
       }
@@ -115,7 +119,7 @@ struct VectorFuse {
 
   template <class T>
   static void gradients(const SumBlock& p) {
-    const bool writes = p.other != nullptr || p.mask != nullptr;
+    const bool writes = p.other != nullptr || p.mask != nullptr || p.gelu_input != nullptr;
     if (p.z == nullptr) return writes ? gradients_of<T, true, false>(p) : gradients_of<T, false, false>(p);
     return writes ? gradients_of<T, true, true>(p) : gradients_of<T, false, true>(p);
   }
@@ -152,12 +156,28 @@ struct VectorFuse {
     });
   }
 
+  static void sgd(const SgdUpdate& p) {
+    const F rate = V::set(-p.learning_rate), factor = V::set(p.momentum_factor),
+            share = V::set(1.0F - p.dampening), decay = V::set(p.weight_decay);
+    for_each_vector(p.count, [&](int64_t i, int64_t count) {
+      const F w = load_some(p.weight + i, count);
+      F g = V::multiply_add(decay, w, load_some(p.gradient + i, count));
+      if (p.momentum != nullptr) {
+        F m = g;
+        if (!p.is_first) m = V::multiply_add(factor, load_some(p.momentum + i, count), V::mul(share, g));
+        store_some(p.momentum + i, m, count);
+        g = p.nesterov ? V::multiply_add(factor, m, g) : m;
+      }
+      store_some(p.weight + i, V::multiply_add(rate, g, w), count);
+    });
+  }
+
   static constexpr FuseKernels kernels() {
     return {{affine<float>, affine<BFloat16>},
-            {moments<float>, moments<BFloat16>},
             {gradients<float>, gradients<BFloat16>},
             {max_pool<float>, max_pool<BFloat16>},
-            {max_pool_backward<float>, max_pool_backward<BFloat16>}};
+            {max_pool_backward<float>, max_pool_backward<BFloat16>},
+            sgd};
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/float_environment.h"
 #include "bitdial/kernels/isa.h"
 #include "bitdial/kernels/quantize_kernels.h"
@@ -255,6 +256,7 @@ class SumsPass {
 
 template <class Input>
 AbsSums run_sums(const Input* x, int64_t count, std::span<const Grid> grids, bool with_data) {
+  const PhaseScope phase(Phase::kQuantize);
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   SumsPass<Input> pass(x, count, grids, with_data);
@@ -273,6 +275,7 @@ QuantizeStatistics finish(const TensorShape& shape, const BlockStatistics& stati
 template <class Input>
 QuantizeStatistics run_quantize(const Input* x, const TensorShape& shape, const Format& format,
                                 std::span<const QuantParams> params, RandomKey key, void* codes) {
+  const PhaseScope phase(Phase::kQuantize);
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   const QuantizePass<Input> pass(shape, format, params, key, codes);
@@ -320,6 +323,7 @@ template <class Input>
 QuantizeStatistics run_quantize_with_sums(const Input* x, const TensorShape& shape, const Format& format,
                                           std::span<const QuantParams> params, RandomKey key, void* codes,
                                           std::span<const Grid> grids, AbsSums& sums) {
+  const PhaseScope phase(Phase::kQuantize);
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   const QuantizePass<Input> pass(shape, format, params, key, codes);
@@ -336,6 +340,7 @@ QuantizeStatistics run_quantize_with_sums(const Input* x, const TensorShape& sha
 /// Blocks of one slice after the other, so that a thread may start in the middle of a slice.
 template <class Input>
 void run_measure(const Input* x, int64_t slices, int64_t slice_elements, std::span<Range> ranges) {
+  const PhaseScope phase(Phase::kQuantize);
   require(static_cast<int64_t>(ranges.size()) == slices, "measure_range", "{} ranges given, expected {}",
           ranges.size(), slices);
   const IeeeFloat environment;

@@ -24,7 +24,6 @@ class FeedForward : public Network {
   torch::nn::Sequential features_;
   nn::Stage stage_;  // what `features` holds
 
- private:
   std::function<torch::Tensor(const torch::Tensor&)> classifier_;
 };
 
@@ -50,7 +49,11 @@ class Stack {
     sequential_->push_back(layer);
     return layer;
   }
-  void dropout() { sequential_->push_back(torch::nn::Dropout(0.5)); }
+  torch::nn::Dropout dropout() {
+    torch::nn::Dropout layer(0.5);
+    sequential_->push_back(layer);
+    return layer;
+  }
   nn::Linear linear(int64_t features) {
     nn::Linear layer = make_.linear(next_name(), features);
     sequential_->push_back(layer);
@@ -128,15 +131,24 @@ class AlexNet : public FeedForward {
   }
 
   void add_imagenet_classifier(LayerFactory& make, int64_t classes) {
+    struct Hidden {
+      torch::nn::Dropout dropout{nullptr};
+      nn::Stage stage;
+    };
     torch::nn::Sequential sequential;
     Stack stack(make, sequential, "classifier.");
-    for (int i = 0; i < 2; ++i) {
-      stack.dropout();
-      stack.linear(4096);
+    std::vector<Hidden> hidden(2);
+    for (Hidden& one : hidden) {
+      one.dropout = stack.dropout();
+      one.stage.add_linear(stack.linear(4096), nn::Activation::kRelu, one.stage.add_input());
       stack.relu();
     }
-    stack.linear(classes);
-    set_classifier(sequential);
+    nn::Linear last = stack.linear(classes);
+    register_module("classifier", sequential);
+    classifier_ = [hidden, last](torch::Tensor x) mutable {
+      for (Hidden& one : hidden) x = one.stage.forward({one.dropout->forward(x)});
+      return last->forward(x);
+    };
   }
 };
 

@@ -9,6 +9,13 @@ namespace bitdial::nn {
 LayerBinding::LayerBinding(std::weak_ptr<SessionCore> core, int index, const SessionCore::Found& found)
     : core_(std::move(core)), index_(index), module_(found.module), weight_(found.weight) {}
 
+PreparedWeight::PreparedWeight(const at::Tensor& weight)
+    : data(weight.const_data_ptr()), version(weight._version()) {}
+
+bool PreparedWeight::is_of(const at::Tensor& weight) const {
+  return data == weight.const_data_ptr() && version == weight._version();
+}
+
 bool LayerBinding::is_active() const {
   const auto core = core_.lock();
   return core != nullptr && core->policy().quantizes();
@@ -19,6 +26,7 @@ std::shared_ptr<SessionCore> LayerBinding::begin_call(bool& training) {
   training = training && (!core->has_begun() || core->step().training);
   require(!training || core->has_begun(), "session",
           "begin_step must be called before a forward in training mode");
+  ++forwards_;
   return core;
 }
 

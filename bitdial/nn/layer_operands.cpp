@@ -1,5 +1,6 @@
 #include "bitdial/nn/layer_operands.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "bitdial/core/error.h"
@@ -24,6 +25,31 @@ Range blend(const Range& old, const Range& next, double momentum) {
   return {mix(old.min, next.min), mix(old.max, next.max)};
 }
 
+/// A weight whose range and codes a WeightUpdater has left, or which nobody knows anything about.
+class WeightSource : public TensorSource {
+ public:
+  WeightSource(const at::Tensor& weight, PreparedWeight& prepared)
+      : TensorSource(weight), prepared_(prepared.is_of(weight) ? &prepared : nullptr) {
+    if (prepared_ != nullptr) range_ = prepared_->range;
+  }
+
+  QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params, RandomKey key,
+                           QuantizeStatistics& statistics) override {
+    if (prepared_ == nullptr || format.rounding != Rounding::kNearestEven) {
+      return TensorSource::quantize(format, params, key, statistics);
+    }
+    QuantizedTensor& known = prepared_->quantized;
+    const bool is_known =
+        known.defined() && known.format == format && std::ranges::equal(known.params, params);
+    if (!is_known) known = TensorSource::quantize(format, params, key, prepared_->statistics);
+    statistics = prepared_->statistics;
+    return known;
+  }
+
+ private:
+  PreparedWeight* prepared_;
+};
+
 bool is_same(const TensorPlan& a, const TensorPlan& b) {
   return a.format == b.format && a.params == b.params;
 }
@@ -38,7 +64,7 @@ ops::ForwardOperands LayerOperands::forward(const at::Tensor& x, const at::Tenso
 
 ops::ForwardOperands LayerOperands::forward(OperandSource& x, const at::Tensor& weight, ops::Needed needed) {
   ops::ForwardOperands operands;
-  TensorSource weights(weight);
+  WeightSource weights(weight, layer_->prepared_);
   Copies w = quantize(TensorRole::kWeight, weights, plan(TensorRole::kWeight, weights),
                       {.kept = true, .whole = needed.input});
   const TensorPlan input = plan(TensorRole::kInput, x);
@@ -86,6 +112,57 @@ ops::BackwardOperands LayerOperands::backward(OperandSource& dy, ops::Needed nee
     note(Gemm::kWtgrad, x_wtgrad_, false, operands.wtgrad, false);
   }
   return operands;
+}
+
+int LayerOperands::layer() const { return layer_->index_; }
+
+bool LayerOperands::update_weight(const at::Tensor& weight, const at::Tensor& gradient) {
+  const auto session = core();
+  WeightUpdater* updater = session->weight_updater();
+  const auto order = weight.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  const bool is_possible = updater != nullptr && training_ && layer_->forwards_ == 1 &&
+                           weight.scalar_type() == at::kFloat && weight.is_contiguous(order) &&
+                           gradient.is_contiguous(order);
+  auto update = is_possible ? updater->begin(weight) : std::nullopt;
+  if (!update) return false;
+  update->gradient = gradient.const_data_ptr<float>();
+  const auto params = next_weight_params();
+  const Format& format = layer_->record(TensorRole::kWeight).format;
+  ops::QuantizedTensor next;
+  QuantizeStatistics statistics;
+  if (params) {
+    next = {.codes = session->buffers()->take(weight.sizes(), ops::code_dtype(container(format))),
+            .params = {*params},
+            .format = format};
+    statistics = kernels::update_and_quantize(*update, ops::kernel_shape(weight), format, next.params, {},
+                                              next.codes.mutable_data_ptr());
+  } else {
+    statistics.range = kernels::update(*update);
+  }
+  weight.unsafeGetTensorImpl()->bump_version();
+  PreparedWeight prepared(weight);
+  prepared.range = statistics.range;
+  prepared.quantized = std::move(next);
+  prepared.statistics = statistics;
+  layer_->prepared_ = std::move(prepared);
+  updater->end(weight, statistics.range);
+  return true;
+}
+
+// What the next step will quantise the weight with, where that is certain to be one scale without a look at
+// the tensor. If the policy decides otherwise, the codes are made anew then.
+std::optional<QuantParams> LayerOperands::next_weight_params() const {
+  const TensorRecord& record = layer_->record(TensorRole::kWeight);
+  const Format& format = record.format;
+  if (!record.is_planned || !has_integer_codes(format) || format.rounding != Rounding::kNearestEven ||
+      format.granularity != Granularity::kTensor) {
+    return std::nullopt;
+  }
+  if (record.is_prescribed) return record.params[0];
+  if (format.rule == ScaleRule::kFixed) return bitdial::choose_params(format, Range{});
+  const auto stored = stored_range(TensorRole::kWeight, format);
+  if (!stored) return std::nullopt;
+  return bitdial::choose_params(format, *stored);
 }
 
 std::shared_ptr<SessionCore> LayerOperands::core() const {

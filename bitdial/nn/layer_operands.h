@@ -20,6 +20,10 @@ class LayerOperands : public ops::Operands {
   ops::ForwardOperands forward(OperandSource& x, const at::Tensor& weight, ops::Needed needed);
   ops::BackwardOperands backward(const at::Tensor& dy, ops::Needed needed) override;
   ops::BackwardOperands backward(OperandSource& dy, ops::Needed needed);
+  int layer() const override;
+
+  /// Updates the weight by its gradient at once, if the session has someone who does that.
+  bool update_weight(const at::Tensor& weight, const at::Tensor& gradient);
 
  private:
   struct Wanted {
@@ -46,6 +50,7 @@ class LayerOperands : public ops::Operands {
   std::optional<Range> stored_range(TensorRole role, const Format& format) const;
   void check_finite(TensorRole role, const Range& range) const;
   RandomKey key(TensorRole role);
+  std::optional<QuantParams> next_weight_params() const;
   void remember(TensorRole role, const TensorPlan& plan, const Scales& scales,
                 const QuantizeStatistics& statistics);
   void update_ranges(TensorRole role, TensorRecord& record, const Format& format, const Scales& scales,

@@ -5,7 +5,7 @@
 #include <optional>
 
 #include "bitdial/core/policy.h"
-#include "bitdial/core/random.h"
+#include "bitdial/nn/range_norm_call.h"
 
 namespace bitdial::nn {
 
@@ -37,6 +37,12 @@ class RangeBatchNorm2dImpl : public torch::nn::Cloneable<RangeBatchNorm2dImpl> {
   torch::Tensor forward(const torch::Tensor& x);
   void pretty_print(std::ostream& stream) const override;
 
+  /// The input on the grid of `quantize_bits` where these are set, in evaluation by the running range; its
+  /// gradient passes unchanged.
+  torch::Tensor quantize_input(const torch::Tensor& x);
+  /// Measures a batch in training, which counts for the running statistics. x: what quantize_input returned.
+  RangeNormCall begin(const torch::Tensor& x);
+
   RangeBatchNorm2dOptions options;
   torch::Tensor weight;         ///< gamma [C], starts at 1; undefined unless affine
   torch::Tensor bias;           ///< beta [C], starts at 0
@@ -47,7 +53,6 @@ class RangeBatchNorm2dImpl : public torch::nn::Cloneable<RangeBatchNorm2dImpl> {
 
  private:
   void update_running(const torch::Tensor& mean, const torch::Tensor& sigma);
-  torch::Tensor quantize_input(const torch::Tensor& x);
 };
 TORCH_MODULE(RangeBatchNorm2d);
 

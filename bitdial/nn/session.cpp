@@ -321,6 +321,7 @@ void Session::end_step(const StepInfo& step, const StepReport& report) { core_->
 PrecisionSummary Session::summary() const { return core_->summary(); }
 nlohmann::json Session::state() const { return core_->state(); }
 void Session::load_state(const nlohmann::json& state) { core_->load_state(state); }
+void Session::set_weight_updater(WeightUpdater* updater) { core_->set_weight_updater(updater); }
 Policy& Session::policy() { return core_->policy(); }
 const Policy& Session::policy() const { return core_->policy(); }
 const SessionOptions& Session::options() const { return core_->options(); }

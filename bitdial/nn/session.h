@@ -67,6 +67,7 @@ struct PrecisionSummary {
 };
 
 class SessionCore;
+class WeightUpdater;
 
 /// Binds one policy to one network: layers ask it how to quantise their operands while the network runs.
 ///
@@ -108,6 +109,11 @@ class Session {
   nlohmann::json state() const;
   /// After attach; throws Error unless the layers' names match.
   void load_state(const nlohmann::json& state);
+
+  /// Stages hand the gradients of their weights to `updater` (weight_updater.h) in every backward that frees
+  /// its graph and whose layers ran once since begin_step, in place of Tensor::grad. Null: no more. Not
+  /// owned.
+  void set_weight_updater(WeightUpdater* updater);
 
   Policy& policy();
   const Policy& policy() const;

@@ -13,6 +13,7 @@
 #include "bitdial/nn/buffer_pool.h"
 #include "bitdial/nn/quantized_layer.h"
 #include "bitdial/nn/session.h"
+#include "bitdial/nn/weight_updater.h"
 #include "bitdial/ops/gemm.h"
 
 /// The inside of a Session: not part of the public interface.
@@ -30,6 +31,19 @@ struct TensorRecord {
   std::optional<Range> running;     ///< for evaluation (Policy::running_range)
   std::optional<Range> previous;    ///< for RangeSource::kPrevious
   bool measure_next = false;        ///< the last quantise saturated too much
+};
+
+/// The range and codes of a weight that a WeightUpdater has changed, for as long as nobody else does.
+struct PreparedWeight {
+  const void* data = nullptr;
+  int64_t version = 0;
+  Range range;
+  ops::QuantizedTensor quantized;  ///< nearest rounding; may be undefined
+  QuantizeStatistics statistics;
+
+  PreparedWeight() = default;
+  explicit PreparedWeight(const at::Tensor& weight);
+  bool is_of(const at::Tensor& weight) const;
 };
 
 /// The operands that a GEMM last ran with.
@@ -70,6 +84,8 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   at::DeviceType device() const { return device_; }  ///< where the network lay when it was attached
   const StepInfo& step() const { return step_; }
   bool has_begun() const { return has_begun_; }
+  WeightUpdater* weight_updater() const { return weight_updater_; }
+  void set_weight_updater(WeightUpdater* updater) { weight_updater_ = updater; }
   void set_macs(int layer, int64_t macs) { layers_[static_cast<size_t>(layer)].macs = macs; }
   void add_event(int layer, TensorRole role, const TensorPlan& plan, const std::vector<QuantParams>& params,
                  std::string reason);
@@ -90,6 +106,7 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   std::vector<std::shared_ptr<LayerBinding>> bindings_;
   std::vector<PendingEvent> events_;
   std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
+  WeightUpdater* weight_updater_ = nullptr;
 };
 
 /// One layer's place in a session: asks the policy for the precision of each operand and quantises it.
@@ -114,7 +131,10 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
   const TensorRecord& record(TensorRole role) const { return records_[static_cast<size_t>(role)]; }
   GemmRecord& gemm(Gemm gemm) { return gemms_[static_cast<size_t>(gemm)]; }
   const GemmRecord& gemm(Gemm gemm) const { return gemms_[static_cast<size_t>(gemm)]; }
-  void reset_calls() { calls_ = {}; }
+  void reset_calls() {
+    calls_ = {};
+    forwards_ = 0;
+  }
 
  private:
   friend class LayerOperands;
@@ -127,6 +147,8 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
   std::array<TensorRecord, kTensorRoles> records_;
   std::array<GemmRecord, 3> gemms_;
   std::array<uint32_t, kTensorRoles> calls_{};
+  int forwards_ = 0;  ///< since begin_step
+  PreparedWeight prepared_;
 };
 
 }  // namespace bitdial::nn

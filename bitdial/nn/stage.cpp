@@ -2,10 +2,10 @@
 
 #include <ATen/autocast_mode.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "bitdial/core/error.h"
-#include "bitdial/nn/norm.h"
 #include "bitdial/nn/stage_plan.h"
 
 namespace bitdial::nn {
@@ -19,6 +19,8 @@ torch::Tensor activate(Activation activation, const torch::Tensor& x) {
       return x.relu();
     case Activation::kRelu6:
       return at::hardtanh(x, 0.0, 6.0);
+    case Activation::kGelu:
+      return at::gelu(x);
   }
   return x;
 }
@@ -30,11 +32,14 @@ bool is_plain_pool(const torch::nn::MaxPool2dOptions& options) {
 }
 
 bool can_fuse(const Stage::Plan::Node& node) {
-  if (!node.is_block()) return is_plain_pool(node.pool->options);
-  if (node.norm.is_empty()) return node.conv->gemm_options().has_value();
-  const bool is_batch_norm = !node.batch_norm.is_empty() && node.batch_norm->options.track_running_stats() &&
-                             node.batch_norm->options.affine();
-  return is_batch_norm && node.conv->gemm_options().has_value();
+  if (node.is_pool()) return is_plain_pool(node.pool->options);
+  if (node.is_linear()) return true;
+  if (!node.conv->gemm_options()) return false;
+  if (!node.batch_norm.is_empty()) {
+    return node.batch_norm->options.track_running_stats() && node.batch_norm->options.affine();
+  }
+  if (!node.range_norm.is_empty()) return node.range_norm->options.affine;
+  return node.norm.is_empty();
 }
 
 }  // namespace
@@ -43,70 +48,129 @@ std::shared_ptr<SessionCore> Stage::Plan::fusing_session(const std::vector<torch
   std::shared_ptr<SessionCore> session;
   for (const Node& node : nodes) {
     if (!can_fuse(node)) return nullptr;
-    if (!node.is_block()) continue;
-    const auto& binding = node.conv->binding();
+    if (node.is_pool()) continue;
+    const auto& binding = node.layer().binding();
     if (binding == nullptr || !binding->is_active()) return nullptr;
     if (session != nullptr && session != binding->session()) return nullptr;
     session = binding->session();
   }
   if (session == nullptr || !session->options().fused) return nullptr;
   if (at::autocast::is_autocast_enabled(at::kCPU)) return nullptr;
-  for (const torch::Tensor& x : tensors) {
-    if (!x.device().is_cpu() || x.scalar_type() != at::kFloat || x.dim() != 4 || x.numel() == 0)
-      return nullptr;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const torch::Tensor& x = tensors[i];
+    if (!x.device().is_cpu() || x.scalar_type() != at::kFloat || x.numel() == 0) return nullptr;
+    const bool has_shape = std::ranges::all_of(nodes, [&](const Node& node) {
+      const bool reads = node.x == inputs[i] || node.residual == inputs[i];
+      return !reads || x.dim() == node.dimensions();
+    });
+    if (!has_shape) return nullptr;
   }
   return session;
 }
 
+const QuantizedLayer& Stage::Plan::Node::layer() const {
+  return is_linear() ? static_cast<const QuantizedLayer&>(*linear) : *conv;
+}
+
+ops::GemmProblem Stage::Plan::Node::problem(at::IntArrayRef sizes, Arithmetic arithmetic,
+                                            at::ScalarType dtype) const {
+  if (!is_linear()) {
+    return ops::conv_problem(sizes, conv->weight.sizes(), *conv->gemm_options(), arithmetic, dtype);
+  }
+  ops::GemmProblem problem = ops::linear_problem(sizes, linear->weight.sizes(), arithmetic, dtype);
+  problem.x_sizes = sizes.vec();
+  problem.y_sizes = {sizes[0], linear->weight.size(0)};
+  return problem;
+}
+
+torch::Tensor Stage::Plan::Node::gamma() const {
+  if (!batch_norm.is_empty()) return batch_norm->weight;
+  return range_norm.is_empty() ? torch::Tensor() : range_norm->weight;
+}
+
+torch::Tensor Stage::Plan::Node::beta() const {
+  if (!batch_norm.is_empty()) return batch_norm->bias;
+  return range_norm.is_empty() ? torch::Tensor() : range_norm->bias;
+}
+
+Stage::Value Stage::Plan::add_value() {
+  readers.push_back(0);
+  needs_values.push_back(false);
+  return static_cast<Value>(readers.size()) - 1;
+}
+
+Stage::Value Stage::Plan::add(Node node) {
+  const auto read = [&](Value value, bool is_float) {
+    const auto i = static_cast<size_t>(value);
+    ++readers[i];
+    needs_values[i] = needs_values[i] || is_float;
+  };
+  read(node.x, node.is_pool());
+  if (node.residual) read(*node.residual, true);
+  node.out = add_value();
+  nodes.push_back(std::move(node));
+  return last();
+}
+
 torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs) {
-  std::vector<torch::Tensor> values(static_cast<size_t>(plan.values));
+  std::vector<torch::Tensor> values(plan.readers.size());
   const auto value = [&](Stage::Value id) -> torch::Tensor& { return values[static_cast<size_t>(id)]; };
   for (size_t i = 0; i < inputs.size(); ++i) value(plan.inputs[i]) = inputs[i];
   for (const auto& node : plan.nodes) {
     torch::Tensor& y = value(node.out);
-    if (!node.is_block()) {
+    if (node.is_pool()) {
       y = torch::nn::MaxPool2d(node.pool)->forward(value(node.x));
       continue;
     }
-    y = Conv2d(node.conv)->forward(value(node.x));
+    y = node.is_linear() ? Linear(node.linear)->forward(value(node.x))
+                         : Conv2d(node.conv)->forward(value(node.x));
     if (!node.norm.is_empty()) y = torch::nn::AnyModule(node.norm).forward(y);
     if (node.residual) y = y + value(*node.residual);
     y = activate(node.activation, y);
   }
-  return value(plan.nodes.back().out);
+  return value(plan.last());
 }
 
 Stage::Stage() : plan_(std::make_shared<Plan>()) {}
 
 Stage::Value Stage::add_input() {
-  plan_->inputs.push_back(plan_->values);
-  return plan_->values++;
+  plan_->inputs.push_back(plan_->add_value());
+  return plan_->inputs.back();
 }
 
 Stage::Value Stage::add_block(Conv2d conv, torch::nn::AnyModule norm, Activation activation, Value x,
                               std::optional<Value> residual) {
+  require(activation != Activation::kGelu || (norm.is_empty() && !residual), "stage",
+          "GELU behind a normalisation or a residual is not supported");
   Plan::Node node;
-  if (auto batch_norm =
-          norm.is_empty() ? nullptr : std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(norm.ptr())) {
-    node.batch_norm = torch::nn::BatchNorm2d(batch_norm);
+  if (!norm.is_empty()) {
+    if (auto batch = std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(norm.ptr())) {
+      node.batch_norm = torch::nn::BatchNorm2d(batch);
+    } else if (auto range = std::dynamic_pointer_cast<RangeBatchNorm2dImpl>(norm.ptr())) {
+      node.range_norm = RangeBatchNorm2d(range);
+    }
   }
   node.conv = std::move(conv);
   node.norm = std::move(norm);
   node.activation = activation;
   node.x = x;
   node.residual = residual;
-  node.out = plan_->values++;
-  plan_->nodes.push_back(std::move(node));
-  return plan_->values - 1;
+  return plan_->add(std::move(node));
+}
+
+Stage::Value Stage::add_linear(Linear linear, Activation activation, Value x) {
+  Plan::Node node;
+  node.linear = std::move(linear);
+  node.activation = activation;
+  node.x = x;
+  return plan_->add(std::move(node));
 }
 
 Stage::Value Stage::add_max_pool(torch::nn::MaxPool2d pool, Value x) {
   Plan::Node node;
   node.pool = std::move(pool);
   node.x = x;
-  node.out = plan_->values++;
-  plan_->nodes.push_back(std::move(node));
-  return plan_->values - 1;
+  return plan_->add(std::move(node));
 }
 
 torch::Tensor Stage::forward(const std::vector<torch::Tensor>& inputs) const {
@@ -136,5 +200,18 @@ void ConvBlockImpl::reset() {
 torch::Tensor ConvBlockImpl::forward(const torch::Tensor& x, const std::optional<torch::Tensor>& residual) {
   return residual ? with_residual_.forward({x, *residual}) : plain_.forward({x});
 }
+
+LinearBlockImpl::LinearBlockImpl(const torch::nn::LinearOptions& linear_options, Activation block_activation)
+    : options(linear_options), activation(block_activation) {
+  reset();
+}
+
+void LinearBlockImpl::reset() {
+  linear = register_module("linear", Linear(options));
+  stage_ = Stage();
+  stage_.add_linear(linear, activation, stage_.add_input());
+}
+
+torch::Tensor LinearBlockImpl::forward(const torch::Tensor& x) { return stage_.forward({x}); }
 
 }  // namespace bitdial::nn

@@ -8,19 +8,20 @@
 
 #include "bitdial/kernels/fuse.h"
 #include "bitdial/nn/conv2d.h"
+#include "bitdial/nn/linear.h"
 
 namespace bitdial::nn {
 
 using kernels::Activation;
 
-/// A graph of blocks `convolution -> normalisation -> (+ residual) -> activation` and pools that runs as one
-/// autograd node. It knows the readers of each of its values: an integer form is written for the convolutions
-/// that read a value, a float form only for other readers, each in the pass that computes it. Saved for
-/// backward are the integers, the convolution's output where a batch norm needs it, and one bit per
-/// activation.
+/// A graph of blocks `convolution -> normalisation -> (+ residual) -> activation`, `linear -> activation` and
+/// pools that runs as one autograd node. It knows the readers of each of its values: an integer form is
+/// written for the convolutions that read a value, a float form only for other readers, each in the pass that
+/// computes it. Saved for backward are the integers, a GEMM's output where batch norm or GELU needs it, and
+/// one bit per ReLU.
 ///
-/// It fuses what a session runs in channels_last on the CPU with batch norm or none (see fuses()); otherwise,
-/// and with SessionOptions::fused off, it runs the modules one after the other. Values between the passes are
+/// It fuses what a session runs on the CPU with batch norm, Range BN or none; otherwise, and with
+/// SessionOptions::fused off, it runs the modules one after the other. Values between the passes are
 /// SessionOptions::between.
 ///
 /// The modules stay the caller's: a network registers them under its own names and adds them here.
@@ -31,12 +32,16 @@ class Stage {
   Stage();
 
   Value add_input();
-  /// `norm` may be empty or any 2-d normalisation.
+  /// `norm` may be empty or any 2-d normalisation. GELU stands behind neither a normalisation nor a residual:
+  /// Error.
   Value add_block(Conv2d conv, torch::nn::AnyModule norm, Activation activation, Value x,
                   std::optional<Value> residual = std::nullopt);
+  /// x [N, in_features] to [N, out_features].
+  Value add_linear(Linear linear, Activation activation, Value x);
   Value add_max_pool(torch::nn::MaxPool2d pool, Value x);
 
-  /// The value added last, for these inputs [N, C, H, W] in the order of add_input; of the inputs' type.
+  /// The value added last, for these inputs ([N, C, H, W], [N, C] for linear layers) in the order of
+  /// add_input; of the inputs' type.
   torch::Tensor forward(const std::vector<torch::Tensor>& inputs) const;
 
   struct Plan;
@@ -71,5 +76,24 @@ class ConvBlockImpl : public torch::nn::Cloneable<ConvBlockImpl> {
   Stage plain_, with_residual_;
 };
 TORCH_MODULE(ConvBlock);
+
+/// A linear layer and its activation as a module: child `linear`.
+class LinearBlockImpl : public torch::nn::Cloneable<LinearBlockImpl> {
+ public:
+  explicit LinearBlockImpl(const torch::nn::LinearOptions& linear_options,
+                           Activation activation = Activation::kRelu);
+
+  void reset() override;
+  /// x [N, in_features].
+  torch::Tensor forward(const torch::Tensor& x);
+
+  torch::nn::LinearOptions options;
+  Activation activation;
+  Linear linear{nullptr};
+
+ private:
+  Stage stage_;
+};
+TORCH_MODULE(LinearBlock);
 
 }  // namespace bitdial::nn

@@ -5,30 +5,52 @@
 #include <optional>
 #include <vector>
 
+#include "bitdial/nn/norm.h"
 #include "bitdial/nn/session_core.h"
 #include "bitdial/nn/stage.h"
+#include "bitdial/ops/gemm_problem.h"
 
 /// The inside of a Stage: not part of the public interface.
 namespace bitdial::nn {
 
 struct Stage::Plan {
   struct Node {
-    // A block, or else a pool.
+    // A block on a convolution or a linear layer, or else a pool.
     Conv2d conv{nullptr};
+    Linear linear{nullptr};
     torch::nn::AnyModule norm;
     torch::nn::BatchNorm2d batch_norm{nullptr};  ///< norm, where it is one
+    RangeBatchNorm2d range_norm{nullptr};        ///< norm, where it is one
     Activation activation = Activation::kNone;
     torch::nn::MaxPool2d pool{nullptr};
     Value x = 0;
     std::optional<Value> residual;
     Value out = 0;
 
-    bool is_block() const { return !conv.is_empty(); }
+    bool is_block() const { return !is_pool(); }
+    bool is_pool() const { return !pool.is_empty(); }
+    bool is_linear() const { return !linear.is_empty(); }
+    const QuantizedLayer& layer() const;
+    const torch::Tensor& weight() const { return is_linear() ? linear->weight : conv->weight; }
+    const torch::Tensor& bias() const { return is_linear() ? linear->bias : conv->bias; }
+    bool is_training() const { return is_linear() ? linear->is_training() : conv->is_training(); }
+    /// Dimensions of x: 2 or 4.
+    int64_t dimensions() const { return is_linear() ? 2 : 4; }
+    /// The GEMMs on x of these sizes.
+    ops::GemmProblem problem(at::IntArrayRef x, Arithmetic arithmetic, at::ScalarType dtype) const;
+    /// The parameters of a block's normalisation, undefined where it has none.
+    torch::Tensor gamma() const;
+    torch::Tensor beta() const;
   };
 
   std::vector<Value> inputs;
   std::vector<Node> nodes;
-  int values = 0;
+  std::vector<int> readers;        ///< of each value, within the stage
+  std::vector<bool> needs_values;  ///< whether somebody but a GEMM reads it
+
+  Value add_value();
+  Value add(Node node);
+  Value last() const { return nodes.back().out; }
 
   /// The session that all blocks belong to if the stage can run fused on these inputs, else null.
   std::shared_ptr<SessionCore> fusing_session(const std::vector<torch::Tensor>& inputs) const;

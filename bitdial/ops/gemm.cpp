@@ -46,6 +46,7 @@ at::Tensor take_codes(QuantizedTensor& x) { return std::exchange(x.codes, at::Te
 
 at::Tensor forward_pass(Call& call, const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  const LayerScope layer(call.operands->layer());
   const GemmProblem& p = call.problem;
   ForwardOperands operands = call.operands->forward(to_dense(x, p.channels_last()),
                                                     to_dense(weight, p.channels_last()), call.needed);
@@ -82,6 +83,7 @@ class QuantizedGemms : public torch::autograd::Function<QuantizedGemms> {
   static variable_list gradients_of(const Call& call, const variable_list& saved, const at::Tensor& gradient,
                                     AutogradContext* ctx) {
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+    const LayerScope layer(call.operands->layer());
     const GemmProblem& p = call.problem;
     const Needed needed = {.input = call.needed.input && ctx->needs_input_grad(0),
                            .weight = call.needed.weight && ctx->needs_input_grad(1)};

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "bitdial/core/profile.h"
 #include "bitdial/ops/arithmetic.h"
 #include "bitdial/ops/quantized_tensor.h"
 
@@ -41,6 +42,8 @@ class Operands {
   virtual ~Operands() = default;
   virtual ForwardOperands forward(const at::Tensor& x, const at::Tensor& weight, Needed needed) = 0;
   virtual BackwardOperands backward(const at::Tensor& dy, Needed needed) = 0;
+  /// What a Profile knows the layer by.
+  virtual int layer() const { return Profile::kNoLayer; }
 };
 
 struct ConvOptions {

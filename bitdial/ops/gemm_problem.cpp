@@ -7,7 +7,8 @@
 #include <string>
 
 #include "bitdial/core/error.h"
-#include "bitdial/kernels/fuse.h"
+#include "bitdial/core/profile.h"
+#include "bitdial/kernels/channel_sums.h"
 
 namespace bitdial::ops {
 namespace {
@@ -28,11 +29,7 @@ kernels::Operand operand(const QuantizedTensor& x) {
   return {.codes = x.codes.const_data_ptr(), .type = code_type(container(x.format)), .params = x.params};
 }
 
-kernels::OutputType type_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kBFloat16 ? kernels::OutputType::kBFloat16 : kernels::OutputType::kFloat32;
-}
-
-kernels::Output output(at::Tensor& y) { return {.data = y.mutable_data_ptr(), .type = type_of(y)}; }
+kernels::Output output(at::Tensor& y) { return {.data = y.mutable_data_ptr(), .type = output_type(y)}; }
 
 at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype) {
   const auto format = sizes.size() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
@@ -57,13 +54,13 @@ at::Tensor float_convolution_backward(const GemmProblem& p, const at::Tensor& dy
   return direction == 0 ? std::get<0>(gradients) : std::get<1>(gradients);
 }
 
-std::string shape_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::join(sizes, ", ")); }
-
 void sum_channels(const at::Tensor& y, const kernels::ChannelSums& sums) {
-  const int64_t channels = y.size(1);
-  kernels::channel_moments(type_of(y), y.const_data_ptr(), y.numel() / channels, channels, sums.shift,
-                           sums.sum, sums.sum_squares);
+  kernels::sum_channels(
+      {.data = const_cast<void*>(y.const_data_ptr()), .type = output_type(y), .sums = &sums},
+      y.numel() / y.size(1), y.size(1));
 }
+
+std::string shape_text(at::IntArrayRef sizes) { return fmt::format("[{}]", fmt::join(sizes, ", ")); }
 
 }  // namespace
 
@@ -75,6 +72,7 @@ bool runs_on_integers(Arithmetic arithmetic, const QuantizedTensor& a, bool keep
 
 at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const QuantizedTensor& w,
                  const at::Tensor& bias, const kernels::ChannelSums* sums, at::Tensor out) {
+  const PhaseScope phase(Phase::kGemm);
   if (!runs_on_integers(p.arithmetic, x, true, w, true)) {
     const at::ScalarType dtype = compute_dtype(p, x, w);
     const at::Tensor y =
@@ -92,6 +90,7 @@ at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const Quantized
 }
 
 at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const QuantizedTensor& w, at::Tensor out) {
+  const PhaseScope phase(Phase::kGemm);
   if (!runs_on_integers(p.arithmetic, dy, true, w, false)) {
     const at::ScalarType dtype = compute_dtype(p, dy, w);
     const at::Tensor g = dequantize(dy, dtype);
@@ -106,6 +105,7 @@ at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const Quantize
 }
 
 at::Tensor wtgrad(const GemmProblem& p, const QuantizedTensor& x, const QuantizedTensor& dy, at::Tensor out) {
+  const PhaseScope phase(Phase::kGemm);
   if (!runs_on_integers(p.arithmetic, x, false, dy, false)) {
     const at::ScalarType dtype = compute_dtype(p, x, dy);
     const at::ScalarType master = p.dtype == at::kDouble ? at::kDouble : at::kFloat;

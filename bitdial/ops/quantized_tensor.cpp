@@ -32,7 +32,13 @@ auto with_data(const at::Tensor& x, const Function& function) {
   return function(x.const_data_ptr<float>());
 }
 
-kernels::TensorShape shape_of(const at::Tensor& x) {
+at::Tensor empty_codes(const at::Tensor& x, Container container) {
+  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
+}
+
+}  // namespace
+
+kernels::TensorShape kernel_shape(const at::Tensor& x) {
   kernels::TensorShape shape;
   if (x.dim() != 4) {
     shape.order = MemoryOrder::kPlanar;
@@ -47,12 +53,6 @@ kernels::TensorShape shape_of(const at::Tensor& x) {
   shape.order = x.is_contiguous() ? MemoryOrder::kPlanar : MemoryOrder::kInterleaved;
   return shape;
 }
-
-at::Tensor empty_codes(const at::Tensor& x, Container container) {
-  return at::empty_like(x, x.options().dtype(code_dtype(container)), at::MemoryFormat::Preserve);
-}
-
-}  // namespace
 
 at::ScalarType code_dtype(Container container) {
   switch (container) {
@@ -82,6 +82,10 @@ kernels::CodeType code_type(Container container) {
   }
 }
 
+kernels::OutputType output_type(const at::Tensor& x) {
+  return x.scalar_type() == at::kBFloat16 ? kernels::OutputType::kBFloat16 : kernels::OutputType::kFloat32;
+}
+
 at::Tensor to_dense(const at::Tensor& x, bool channels_last) {
   const at::Tensor values = x.detach();
   if (values.dim() != 4) return values.contiguous();
@@ -93,7 +97,7 @@ std::vector<Range> measure_range(const at::Tensor& tensor, Granularity granulari
                                  RangeStatistic statistic) {
   const at::Tensor x = as_readable(tensor);
   if (!on_kernels(x)) return generic::measure_range(x, granularity, statistic);
-  const auto shape = shape_of(x);
+  const auto shape = kernel_shape(x);
   if (granularity == Granularity::kTensor && statistic == RangeStatistic::kSampleMean) {
     return {with_data(x, [&](const auto* data) { return kernels::mean_sample_range(data, shape); })};
   }
@@ -145,7 +149,7 @@ std::pair<double, double> abs_sums(const at::Tensor& tensor, int word_length, in
 QuantizeStatistics quantize_into(const at::Tensor& x, const Format& format,
                                  std::span<const QuantParams> params, RandomKey key, at::Tensor& codes) {
   return with_data(x, [&](const auto* data) {
-    return kernels::quantize(data, shape_of(x), format, params, key, codes.mutable_data_ptr());
+    return kernels::quantize(data, kernel_shape(x), format, params, key, codes.mutable_data_ptr());
   });
 }
 
@@ -174,8 +178,8 @@ at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype) {
   if (!x.has_codes()) return x.codes.to(dtype);
   if (!on_kernels(x.codes) || dtype == at::kDouble) return generic::dequantize(x, dtype);
   at::Tensor values = empty_codes(x.codes, Container::kFloat32);
-  kernels::dequantize(x.codes.const_data_ptr(), code_type(container(x.format)), shape_of(x.codes), x.params,
-                      values.mutable_data_ptr<float>());
+  kernels::dequantize(x.codes.const_data_ptr(), code_type(container(x.format)), kernel_shape(x.codes),
+                      x.params, values.mutable_data_ptr<float>());
   return values.to(dtype);
 }
 

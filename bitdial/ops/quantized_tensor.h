@@ -10,11 +10,14 @@
 #include "bitdial/core/policy.h"
 #include "bitdial/core/random.h"
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/quantize.h"
 
 namespace bitdial::ops {
 
 /// The kernels' name for a container of integer codes.
 kernels::CodeType code_type(Container container);
+/// That of a tensor in float32 or bfloat16.
+kernels::OutputType output_type(const at::Tensor& x);
 
 /// A tensor as integers: codes of the logical shape, and what turns them into values.
 struct QuantizedTensor {
@@ -51,6 +54,8 @@ std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, int exp
 QuantizedTensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
                          RandomKey key, QuantizeStatistics* statistics = nullptr);
 
+/// How the kernels see a dense tensor.
+kernels::TensorShape kernel_shape(const at::Tensor& x);
 /// The type of a tensor of codes; uint16 codes live in int16.
 at::ScalarType code_dtype(Container container);
 /// quantize() of a CPU tensor into codes that exist; the format has integer codes.

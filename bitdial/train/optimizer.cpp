@@ -1,19 +1,27 @@
 #include "bitdial/train/optimizer.h"
 
 #include <cmath>
+#include <limits>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/train/tensor_file.h"
 
 namespace bitdial::train {
 
 namespace {
 
-/// The gradient in the memory order of its parameter: the fused kernels walk both as flat arrays.
-torch::Tensor matching_gradient(const torch::Tensor& parameter) {
+/// A dense tensor as the flat array that it is in memory. The fused kernels copy whatever is not contiguous,
+/// and channels_last counts as that.
+torch::Tensor flat(const torch::Tensor& x) {
+  return x.detach().as_strided({x.numel()}, {1}, x.storage_offset());
+}
+
+/// The gradient in the memory order of its parameter, as a flat array.
+torch::Tensor flat_gradient(const torch::Tensor& parameter) {
   const torch::Tensor& gradient = parameter.grad();
-  if (gradient.strides() == parameter.strides()) return gradient;
-  return torch::empty_like(parameter, parameter.options().requires_grad(false)).copy_(gradient);
+  if (gradient.is_contiguous(parameter.suggest_memory_format())) return flat(gradient);
+  return flat(torch::empty_like(parameter, parameter.options().requires_grad(false)).copy_(gradient));
 }
 
 /// Biases and the affine parameters of normalisations are vectors; every weight of a GEMM has more
@@ -27,11 +35,45 @@ Optimizer::Optimizer(const OptimizerRecipe& recipe, torch::nn::Module& module) :
   groups_[1].weight_decay = recipe.decay_norm_and_bias ? recipe.weight_decay : 0.0;
   for (const auto& item : module.named_parameters()) {
     if (!item.value().requires_grad()) continue;
+    require(item.value().is_non_overlapping_and_dense(), "optimizer", "parameter {} is not dense in memory",
+            item.key());
     groups_[is_norm_or_bias(item.value()) ? 1 : 0].parameters.push_back(
         {item.key(), item.value(), {}, {}, {}});
   }
   require(!groups_[0].parameters.empty() || !groups_[1].parameters.empty(), "optimizer",
           "the network has no parameters to train");
+  for (Group& group : groups_) {
+    for (Parameter& parameter : group.parameters) {
+      places_[parameter.tensor.unsafeGetTensorImpl()] = {&group, &parameter};
+    }
+  }
+}
+
+void Optimizer::update_in_backward(double learning_rate) {
+  if (is_sgd()) early_rate_ = learning_rate;
+}
+
+std::optional<kernels::SgdUpdate> Optimizer::begin(const torch::Tensor& weight) {
+  const auto found = places_.find(weight.unsafeGetTensorImpl());
+  if (!early_rate_ || found == places_.end()) return std::nullopt;
+  Parameter& parameter = *found->second.parameter;
+  if (parameter.tensor.grad().defined()) return std::nullopt;  // both parts of the gradient go together
+  const bool is_first = !parameter.first.defined();
+  if (is_first) start_state(parameter);
+  return kernels::SgdUpdate{
+      .count = parameter.tensor.numel(),
+      .weight = parameter.tensor.mutable_data_ptr<float>(),
+      .momentum = parameter.first.defined() ? parameter.first.mutable_data_ptr<float>() : nullptr,
+      .learning_rate = static_cast<float>(*early_rate_),
+      .momentum_factor = static_cast<float>(recipe_.momentum),
+      .dampening = static_cast<float>(recipe_.dampening),
+      .weight_decay = static_cast<float>(found->second.group->weight_decay),
+      .nesterov = recipe_.nesterov,
+      .is_first = is_first};
+}
+
+void Optimizer::end(const torch::Tensor& weight, const Range& range) {
+  if (!range.is_finite()) not_finite_ = places_.at(weight.unsafeGetTensorImpl()).parameter->name;
 }
 
 void Optimizer::start_state(Parameter& parameter) const {
@@ -46,7 +88,9 @@ void Optimizer::start_state(Parameter& parameter) const {
 }
 
 void Optimizer::step(double learning_rate) {
+  const PhaseScope phase(Phase::kOptimizer);
   torch::NoGradGuard no_grad;
+  early_rate_.reset();
   for (Group& group : groups_) {
     // The first momentum is the gradient itself, so parameters at their first update go apart.
     std::vector<Parameter*> fresh;
@@ -73,9 +117,9 @@ void Optimizer::update_sgd(const Group& group, const std::vector<Parameter*>& pa
   std::vector<torch::Tensor> gradients;
   std::vector<torch::Tensor> momenta;
   for (const Parameter* parameter : parameters) {
-    tensors.push_back(parameter->tensor);
-    gradients.push_back(matching_gradient(parameter->tensor));
-    if (parameter->first.defined()) momenta.push_back(parameter->first);
+    tensors.push_back(flat(parameter->tensor));
+    gradients.push_back(flat_gradient(parameter->tensor));
+    if (parameter->first.defined()) momenta.push_back(flat(parameter->first));
   }
   at::_fused_sgd_(tensors, gradients, momenta, group.weight_decay, recipe_.momentum, learning_rate,
                   recipe_.dampening, recipe_.nesterov, /*maximize=*/false, first);
@@ -90,10 +134,10 @@ void Optimizer::update_adam(const Group& group, const std::vector<Parameter*>& p
   std::vector<torch::Tensor> second;
   std::vector<torch::Tensor> steps;
   for (const Parameter* parameter : parameters) {
-    tensors.push_back(parameter->tensor);
-    gradients.push_back(matching_gradient(parameter->tensor));
-    first.push_back(parameter->first);
-    second.push_back(parameter->second);
+    tensors.push_back(flat(parameter->tensor));
+    gradients.push_back(flat_gradient(parameter->tensor));
+    first.push_back(flat(parameter->first));
+    second.push_back(flat(parameter->second));
     steps.push_back(parameter->steps.add_(1.0));
   }
   if (recipe_.name == "adamw") {
@@ -108,12 +152,16 @@ void Optimizer::update_adam(const Group& group, const std::vector<Parameter*>& p
 }
 
 void Optimizer::zero_grad() {
+  early_rate_.reset();
+  not_finite_.clear();
   for (Group& group : groups_) {
     for (Parameter& parameter : group.parameters) parameter.tensor.mutable_grad().reset();
   }
 }
 
 double Optimizer::gradient_norm() const {
+  const PhaseScope phase(Phase::kOptimizer);
+  if (!not_finite_.empty()) return std::numeric_limits<double>::quiet_NaN();
   torch::NoGradGuard no_grad;
   std::vector<torch::Tensor> gradients;
   for (const Group& group : groups_) {
@@ -139,6 +187,7 @@ void Optimizer::scale_gradients(double factor) {
 }
 
 std::string Optimizer::first_non_finite_gradient() const {
+  if (!not_finite_.empty()) return not_finite_;
   torch::NoGradGuard no_grad;
   for (const Group& group : groups_) {
     for (const Parameter& parameter : group.parameters) {

@@ -3,25 +3,33 @@
 #include <torch/torch.h>
 
 #include <map>
+#include <optional>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
+#include "bitdial/nn/weight_updater.h"
 #include "bitdial/train/recipe.h"
 
 namespace bitdial::train {
 
 /// SGD (momentum, dampening, Nesterov), Adam and AdamW with torch.optim's update rules, through LibTorch's
 /// fused kernels. Keeps its state by parameter name, so that a checkpoint can hold it.
-class Optimizer {
+class Optimizer : public nn::WeightUpdater {
  public:
   /// Every parameter of `module` that requires a gradient.
   Optimizer(const OptimizerRecipe& recipe, torch::nn::Module& module);
 
+  /// Until step(), SGD updates the weights that a session's stages hand over as soon as their gradients are
+  /// known, with this learning rate (Session::set_weight_updater). They have no Tensor::grad then, and count
+  /// in no norm.
+  void update_in_backward(double learning_rate);
   /// Updates every parameter that has a gradient.
   void step(double learning_rate);
   void zero_grad();
 
-  /// Global 2-norm of the gradients, in float64 over the norms of the parameters.
+  /// Global 2-norm of the gradients, in float64 over the norms of the parameters; NaN if one that was used up
+  /// in backward was not finite.
   double gradient_norm() const;
   void scale_gradients(double factor);
   /// Name of the first parameter whose gradient holds NaN or infinity; empty if none does.
@@ -31,6 +39,9 @@ class Optimizer {
   std::map<std::string, torch::Tensor> state() const;
   /// Throws Error naming a tensor that is missing or has another shape.
   void load_state(const std::map<std::string, torch::Tensor>& state);
+
+  std::optional<kernels::SgdUpdate> begin(const torch::Tensor& weight) override;
+  void end(const torch::Tensor& weight, const Range& range) override;
 
  private:
   struct Parameter {
@@ -51,8 +62,16 @@ class Optimizer {
   void start_state(Parameter& parameter) const;
   bool is_sgd() const { return recipe_.name == "sgd"; }
 
+  struct Place {
+    Group* group = nullptr;
+    Parameter* parameter = nullptr;
+  };
+
   OptimizerRecipe recipe_;
   std::vector<Group> groups_;
+  std::unordered_map<const c10::TensorImpl*, Place> places_;
+  std::optional<double> early_rate_;  ///< of updates in backward
+  std::string not_finite_;            ///< a weight whose gradient was used up and not finite
 };
 
 }  // namespace bitdial::train

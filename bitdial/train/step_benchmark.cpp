@@ -23,6 +23,7 @@ namespace {
 constexpr const char* kFloat32Row = "pytorch-float32";
 constexpr const char* kBFloat16Row = "pytorch-bf16";
 constexpr int kRoundsPerMeasuring = 4;
+constexpr int kProfiledSteps = 20;
 
 /// One network with its data and optimiser state.
 class Contestant {
@@ -47,6 +48,7 @@ class Contestant {
     session_->attach(*network_);
     provide_timings(*session_, *network_, options.batch, {}, options.trusts_timings);
     optimizer_ = std::make_unique<Optimizer>(OptimizerRecipe{}, *network_);
+    session_->set_weight_updater(optimizer_.get());
     // Past the first epoch: every policy is in its steady state, and measures again a whole epoch later.
     step_ = steps_per_epoch_;
   }
@@ -54,6 +56,16 @@ class Contestant {
   const std::string& name() const { return name_; }
   at::MemoryFormat format() const { return format_; }
   bool quantizes() const { return session_->policy().quantizes(); }
+
+  StepProfile profile() {
+    Profile profile;
+    for (int i = 0; i < kProfiledSteps; ++i) {
+      profile.start();
+      run(false);
+      profile.stop();
+    }
+    return summarise(profile, session_->layers(), kProfiledSteps, kProfiledSteps * images_.size(0));
+  }
 
   /// zero_grad, forward, loss, backward, SGD with momentum. A measuring step is the first of a new epoch.
   double run(bool measuring) {
@@ -64,6 +76,7 @@ class Contestant {
                         .total_steps = 1000 * steps_per_epoch_};
     const auto start = Clock::now();
     optimizer_->zero_grad();
+    optimizer_->update_in_backward(kLearningRate);
     session_->begin_step(info);
     torch::Tensor loss;
     {
@@ -205,7 +218,10 @@ std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
   }
 
   std::vector<StepRow> rows;
-  for (const auto& lane : lanes) rows.push_back(summarise(lane, reference, options));
+  for (const auto& lane : lanes) {
+    rows.push_back(summarise(lane, reference, options));
+    if (options.profiles && lane.contestant->quantizes()) rows.back().profile = lane.contestant->profile();
+  }
   add_ratios(rows, options.kept);
   return rows;
 }
@@ -238,6 +254,7 @@ nlohmann::json to_json_array(const std::vector<StepRow>& rows) {
                      {"kept", row.kept},
                      {"uncontended", row.uncontended},
                      {"memory_format", row.memory_format}});
+    if (row.profile) array.back()["profile"] = to_json(*row.profile);
   }
   return array;
 }

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "bitdial/train/step_profile.h"
+
 /// Times whole training steps of LibTorch and of policies side by side (docs/performance.md says how and
 /// why).
 namespace bitdial::train {
@@ -21,6 +23,7 @@ struct StepBenchmarkOptions {
   int64_t steps_per_epoch = 391;  ///< weighs a policy's measuring steps: one in so many
   int kept = 20;                  ///< repetitions on an uncontended core that every row needs
   bool trusts_timings = false;    ///< kernel times that were taken beside other work serve, too
+  bool profiles = false;          ///< says of every policy where its time goes, in steps of their own
   double time_limit_s = 900;      ///< stops adding repetitions after this time; ratios may then be refused
 };
 
@@ -34,6 +37,7 @@ struct StepRow {
   std::optional<double> speedup_vs_float32, speedup_vs_bf16;  ///< absent when too few repetitions were kept
   int64_t peak_bytes =
       0;  ///< of a process that runs only this row, less what it used before building the model
+  std::optional<StepProfile> profile;  ///< of a policy, where asked for
   std::string memory_format;  ///< "channels_last" or "contiguous": the faster of both for LibTorch's rows
 };
 

@@ -100,6 +100,9 @@ class Trainer {
   Clock::time_point epoch_start_ = Clock::now();
   double step_seconds_ = 0.0;
   int64_t step_images_ = 0;
+  Profile profile_;
+  int64_t profiled_steps_ = 0;
+  int64_t profiled_images_ = 0;
   double evaluation_seconds_ = 0.0;
 };
 
@@ -137,6 +140,7 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options)
   const int64_t parts = std::min(recipe_.train.micro_batches, recipe_.data.batch_size);
   provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring);
   optimizer_.emplace(recipe_.optimizer, *network_);
+  session_->set_weight_updater(&*optimizer_);
 }
 
 void Trainer::start_from_init() {
@@ -236,9 +240,13 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
   StepInfo info = step_info();
   return at_step(info, [&] {
     optimizer_->zero_grad();
+    const double learning_rate = policy_learning_rate_.value_or(schedule_.learning_rate(info.step));
+    // Clipping and accumulation want all gradients first.
+    const bool is_direct = recipe_.train.clip_norm <= 0.0 && recipe_.train.micro_batches == 1;
+    if (is_direct) optimizer_->update_in_backward(learning_rate);
     StepOutcome outcome = accumulate_gradients(tensors_of(batch, train_data_->shape()), info);
     check_gradients(info);
-    outcome.learning_rate = policy_learning_rate_.value_or(schedule_.learning_rate(info.step));
+    outcome.learning_rate = learning_rate;
     optimizer_->step(outcome.learning_rate);
     session_->end_step(info, {outcome.loss, outcome.learning_rate});
     return outcome;
@@ -355,7 +363,11 @@ Trainer::Outcome Trainer::run_steps() {
   step_seconds_ = 0.0;
   step_images_ = 0;
   for (auto start = Clock::now(); auto batch = train_loader_.next(); start = Clock::now()) {
+    if (options_.profiles) profile_.start();
     const StepOutcome outcome = run_step(*batch);
+    profile_.stop();
+    profiled_steps_ += 1;
+    profiled_images_ += outcome.images;
     progress_.batch += 1;
     progress_.step += 1;
     progress_.loss_sum += outcome.loss * static_cast<double>(outcome.images);
@@ -455,6 +467,9 @@ TrainSummary Trainer::run() {
   summary.best_accuracy = progress_.best_accuracy;
   summary.seconds = seconds_before_call_ + seconds_since(call_start_);
   summary.precision = session_->summary();
+  if (options_.profiles && profiled_steps_ > 0) {
+    summary.profile = summarise(profile_, session_->layers(), profiled_steps_, profiled_images_);
+  }
   return summary;
 }
 

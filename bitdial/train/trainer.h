@@ -10,6 +10,7 @@
 #include "bitdial/train/evaluation.h"
 #include "bitdial/train/progress_bar.h"
 #include "bitdial/train/recipe.h"
+#include "bitdial/train/step_profile.h"
 #include "bitdial/train/timings.h"
 
 namespace bitdial::train {
@@ -19,6 +20,7 @@ struct TrainOptions {
   std::function<bool()> stop;
   /// Told how many of the GEMMs that the policy wants to know the times of have been timed, before training.
   MeasureProgress measuring;
+  bool profiles = false;  ///< find out where the time of the optimiser steps goes
   BarOptions bar;
 };
 
@@ -32,6 +34,7 @@ struct TrainSummary {
   double best_accuracy = 0.0;
   double seconds = 0.0;  ///< of training and evaluating, earlier calls included
   nn::PrecisionSummary precision;
+  std::optional<StepProfile> profile;  ///< of the steps of this call, where asked for and there were any
 };
 
 /// Trains what the recipe describes, into the new run directory `directory`.

@@ -28,7 +28,7 @@ Conv2d make_conv(int64_t in, int64_t out, int64_t kernel, int64_t stride, bool b
 /// plain one, a pool, a depth-wise convolution, an odd number of channels.
 class SmallNet : public torch::nn::Module {
  public:
-  SmallNet() {
+  explicit SmallNet(Normalization normalization = Normalization::kBatch) {
     stem_ = register_module("stem", make_conv(3, 20, 3, 1, true));
     conv1_ = register_module("conv1", make_conv(20, 16, 3, 2));
     conv2_ = register_module("conv2", make_conv(16, 16, 3, 1));
@@ -39,7 +39,7 @@ class SmallNet : public torch::nn::Module {
         register_module("pool", torch::nn::MaxPool2d(torch::nn::MaxPool2dOptions(3).stride(2).padding(1)));
     for (const auto& [name, channels] :
          {std::pair("norm1", 16), {"norm2", 16}, {"norm3", 16}, {"norm4", 16}, {"norm5", 10}}) {
-      norms_.push_back(make_norm2d(Normalization::kBatch, channels));
+      norms_.push_back(make_norm2d(normalization, channels, std::ssize(norms_)));
       register_module(name, norms_.back().ptr());
     }
     auto x = stage_.add_block(stem_, {}, Activation::kRelu, stage_.add_input());
@@ -65,6 +65,7 @@ struct Result {
   Tensor y, dx;
   std::vector<Tensor> gradients, buffers;
   nlohmann::json state;
+  bool ran_fused = false;
 };
 
 struct Setting {
@@ -98,6 +99,7 @@ Result run(const Setting& setting, bool fused, const std::shared_ptr<Net>& net, 
     (y * weights).sum().backward();
     session.end_step(info, {});
     result.y = y.detach();
+    result.ran_fused = y.grad_fn()->name() == "BitdialStage";
     result.dx = leaves[0].grad();
   }
   for (const auto& item : net->named_parameters()) result.gradients.push_back(item.value().grad());
@@ -125,6 +127,8 @@ double worst(const Tensor& a, const Tensor& b) {
 }
 
 void expect_close(const Result& fused, const Result& plain, double forward, double backward) {
+  EXPECT_TRUE(fused.ran_fused);
+  EXPECT_FALSE(plain.ran_fused);
   EXPECT_LT(worst(fused.y, plain.y), forward);
   EXPECT_LT(distance(fused.dx, plain.dx), backward);
   ASSERT_EQ(fused.gradients.size(), plain.gradients.size());
@@ -175,6 +179,114 @@ TEST(Stage, EqualsItsModulesUpToCodesOnTheEdge) {
       EXPECT_LT(distance(fused.dx, plain.dx), 0.1) << policy;
     }
   }
+}
+
+// Its chunks need a number of values that 16 divides, down to the last 3x3 pixels.
+TEST(Stage, EqualsItsModulesWithRangeNormalisation) {
+  const auto make = [] { return std::make_shared<SmallNet>(Normalization::kRange); };
+  for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+    const auto [plain, fused] =
+        both<SmallNet>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, images(16));
+    // Codes of its 8-bit input and gradient near the middle between two steps may fall the other way.
+    EXPECT_TRUE(fused.ran_fused);
+    EXPECT_LT(distance(fused.y, plain.y), 0.02);
+    EXPECT_LT(distance(fused.dx, plain.dx), 0.1);
+    ASSERT_EQ(fused.buffers.size(), plain.buffers.size());
+    for (size_t i = 0; i < plain.buffers.size(); ++i) {
+      EXPECT_LT(worst(fused.buffers[i].to(torch::kDouble), plain.buffers[i].to(torch::kDouble)), 0.02);
+    }
+  }
+}
+
+// Without the quantisers of Range BN nothing is discrete.
+TEST(ConvBlock, EqualsItsModulesWithRangeNormalisation) {
+  class Block : public torch::nn::Module {
+   public:
+    explicit Block(Activation activation) : conv_(make_conv(3, 16, 3, 1)) {
+      register_module("conv", conv_);
+      RangeBatchNorm2dOptions options(16);
+      const RangeBatchNorm2d norm(options);
+      register_module("norm", norm);
+      stage_.add_block(conv_, torch::nn::AnyModule(norm), activation, stage_.add_input());
+    }
+    Tensor forward(const Tensor& x) { return stage_.forward({x}); }
+
+   private:
+    Conv2d conv_;
+    Stage stage_;
+  };
+  for (const bool trains : {true, false}) {
+    const auto make = [&] {
+      auto block = std::make_shared<Block>(Activation::kRelu);
+      block->train(trains);
+      for (auto& item : block->named_buffers()) {
+        if (item.key() == "norm.running_scale") item.value().fill_(0.7);
+      }
+      return block;
+    };
+    const auto [plain, fused] = both<Block>({.policy = "static:32/32/32"}, make, images(16));
+    expect_close(fused, plain, 1e-5, 1e-4);
+  }
+}
+
+/// Linear blocks of every activation that they know.
+class Perceptron : public torch::nn::Module {
+ public:
+  explicit Perceptron(bool has_bias) {
+    const std::array<int64_t, 5> features = {40, 33, 24, 16, 10};
+    const std::array<Activation, 4> activations = {Activation::kGelu, Activation::kRelu, Activation::kRelu6,
+                                                   Activation::kNone};
+    auto x = stage_.add_input();
+    for (size_t i = 0; i < activations.size(); ++i) {
+      const Linear linear(torch::nn::LinearOptions(features[i], features[i + 1]).bias(has_bias));
+      register_module("linear" + std::to_string(i), linear);
+      x = stage_.add_linear(linear, activations[i], x);
+    }
+  }
+  Tensor forward(const Tensor& x) { return stage_.forward({x}); }
+
+ private:
+  Stage stage_;
+};
+
+TEST(LinearBlock, EqualsItsModulesOneByOne) {
+  const Tensor x = torch::randn({23, 40});
+  for (const bool has_bias : {true, false}) {
+    const auto make = [&] { return std::make_shared<Perceptron>(has_bias); };
+    for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+      const auto [plain, fused] =
+          both<Perceptron>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, x);
+      expect_close(fused, plain, 1e-5, 1e-4);
+      const auto [plain_8, fused_8] =
+          both<Perceptron>({.policy = "static", .arithmetic = arithmetic}, make, x);
+      EXPECT_TRUE(fused_8.ran_fused);
+      EXPECT_LT(distance(fused_8.y, plain_8.y), 0.02);
+      EXPECT_LT(distance(fused_8.dx, plain_8.dx), 0.1);
+      const auto [plain_half, half] = both<Perceptron>(
+          {.policy = "static:32/32/32", .between = Between::kBFloat16, .arithmetic = arithmetic}, make, x);
+      EXPECT_LT(distance(half.y, plain_half.y), 4 * 0x1p-7);
+    }
+  }
+}
+
+// One block reads the very same codes either way.
+TEST(LinearBlock, GeluIsLibTorchs) {
+  const auto make = [] {
+    return std::make_shared<LinearBlockImpl>(torch::nn::LinearOptions(40, 24), Activation::kGelu);
+  };
+  for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+    const auto [plain, fused] = both<LinearBlockImpl>({.policy = "static", .arithmetic = arithmetic}, make,
+                                                      2.0 * torch::randn({23, 40}));
+    expect_close(fused, plain, 1e-5, 0.01);
+  }
+}
+
+TEST(Stage, RefusesGeluBehindANormalisation) {
+  Stage stage;
+  const auto x = stage.add_input();
+  EXPECT_THROW(
+      stage.add_block(make_conv(3, 8, 3, 1), make_norm2d(Normalization::kBatch, 8), Activation::kGelu, x),
+      Error);
 }
 
 ConvBlockOptions block_options(Activation activation) {

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "bitdial/core/error.h"
+#include "bitdial/nn/session.h"
+#include "bitdial/nn/stage.h"
+#include "bitdial/policies/registry.h"
 
 namespace bitdial::train {
 namespace {
@@ -157,6 +162,111 @@ TEST(Optimizer, MeasuresAndScalesGradients) {
   EXPECT_EQ(optimizer.first_non_finite_gradient(), "");
   net->conv->weight.mutable_grad()[0][0][0][0] = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(optimizer.first_non_finite_gradient(), "conv.weight");
+}
+
+/// Blocks, whose weights may be updated in backward, behind and in front of layers whose may not.
+struct BlocksImpl : torch::nn::Module {
+  BlocksImpl() {
+    first = register_module(
+        "first",
+        nn::ConvBlock(nn::ConvBlockOptions(torch::nn::Conv2dOptions(3, 16, 3).padding(1).bias(false))));
+    second =
+        register_module("second", nn::ConvBlock(nn::ConvBlockOptions(torch::nn::Conv2dOptions(16, 8, 1))));
+    hidden = register_module("hidden", nn::LinearBlock(torch::nn::LinearOptions(8, 6)));
+    last = register_module("last", nn::Linear(6, 5));
+  }
+  torch::Tensor forward(const torch::Tensor& x) { return last(hidden(second(first(x)).mean({2, 3}))); }
+
+  nn::ConvBlock first{nullptr}, second{nullptr};
+  nn::LinearBlock hidden{nullptr};
+  nn::Linear last{nullptr};
+};
+TORCH_MODULE(Blocks);
+
+struct Training {
+  bool early = false;
+  std::string policy = "static";
+  OptimizerRecipe recipe = {};
+  std::function<void(Blocks&)> after_step = [](Blocks&) {};
+};
+
+std::vector<torch::Tensor> train(const Training& training, int steps = 5) {
+  torch::manual_seed(11);
+  Blocks net;
+  nn::Session session(policies::make(training.policy), {.between = Between::kFloat32});
+  session.attach(*net);
+  Optimizer optimizer(training.recipe, *net);
+  session.set_weight_updater(&optimizer);
+  for (int step = 0; step < steps; ++step) {
+    optimizer.zero_grad();
+    if (training.early) optimizer.update_in_backward(0.05);
+    const StepInfo info{.step = step, .total_steps = steps};
+    session.begin_step(info);
+    torch::manual_seed(static_cast<uint64_t>(100 + step));
+    const auto x = torch::randn({6, 3, 8, 8}).contiguous(torch::MemoryFormat::ChannelsLast);
+    net->forward(x).pow(2).sum().backward();
+    EXPECT_EQ(net->first->conv->weight.grad().defined(), !training.early);
+    EXPECT_EQ(net->hidden->linear->weight.grad().defined(), !training.early);
+    EXPECT_TRUE(net->last->weight.grad().defined());
+    optimizer.step(0.05);
+    session.end_step(info, {});
+    training.after_step(net);
+  }
+  std::vector<torch::Tensor> weights;
+  for (const auto& weight : net->parameters()) weights.push_back(weight.detach().clone());
+  return weights;
+}
+
+TEST(Optimizer, UpdatesInBackwardAreTheSameUpdates) {
+  for (const bool nesterov : {false, true}) {
+    OptimizerRecipe recipe;
+    recipe.momentum = 0.9;
+    recipe.nesterov = nesterov;
+    recipe.weight_decay = 1e-2;
+    const auto late = train({.policy = "static:32/32/32", .recipe = recipe});
+    const auto early = train({.early = true, .policy = "static:32/32/32", .recipe = recipe});
+    ASSERT_EQ(late.size(), early.size());
+    for (size_t i = 0; i < late.size(); ++i) EXPECT_TRUE(torch::allclose(early[i], late[i], 1e-3, 1e-5)) << i;
+  }
+}
+
+// The codes that an update leaves are those that the next forward would make.
+TEST(Optimizer, UpdatesInBackwardLeaveTheCodesOfTheNextStep) {
+  for (const char* policy : {"static", "static:8/8/16", "apt"}) {
+    const auto kept = train({.early = true, .policy = policy});
+    const auto dropped = train({.early = true, .policy = policy, .after_step = [](Blocks& net) {
+                                  for (auto& parameter : net->parameters()) {
+                                    parameter.unsafeGetTensorImpl()->bump_version();
+                                  }
+                                }});
+    for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i], dropped[i])) << policy << i;
+  }
+}
+
+TEST(Optimizer, StaleCodesAreNotUsed) {
+  const auto halve = [](Blocks& net) {
+    const torch::NoGradGuard no_grad;
+    net->first->conv->weight.mul_(0.5);
+  };
+  const auto early = train({.early = true, .policy = "static", .after_step = halve}, 2);
+  const auto late = train({.policy = "static", .after_step = halve}, 2);
+  for (size_t i = 0; i < late.size(); ++i) EXPECT_TRUE(torch::allclose(early[i], late[i], 0.05, 5e-3)) << i;
+}
+
+TEST(Optimizer, SaysWhichGradientUsedUpInBackwardWasNotFinite) {
+  torch::manual_seed(3);
+  Blocks net;
+  Optimizer optimizer({}, *net);
+  optimizer.update_in_backward(0.1);
+  const torch::Tensor& weight = net->second->conv->weight;
+  ASSERT_TRUE(optimizer.begin(weight).has_value());
+  EXPECT_FALSE(optimizer.begin(weight.detach()).has_value());  // not a parameter
+  optimizer.end(weight, Range{0.0F, std::numeric_limits<float>::infinity()});
+  EXPECT_TRUE(std::isnan(optimizer.gradient_norm()));
+  EXPECT_EQ(optimizer.first_non_finite_gradient(), "second.conv.weight");
+  optimizer.zero_grad();
+  EXPECT_EQ(optimizer.first_non_finite_gradient(), "");
+  EXPECT_FALSE(optimizer.begin(weight).has_value());  // not until asked again
 }
 
 }  // namespace

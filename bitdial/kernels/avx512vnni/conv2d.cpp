@@ -99,23 +99,28 @@ struct Isa {
 
   /// to[j][i] = from[i][j], 16 x 16.
   static void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-    __m512 a[16];
-    __m512 b[16];
+    transpose_quads(reinterpret_cast<const uint8_t*>(from), 4 * from_stride, reinterpret_cast<int8_t*>(to),
+                    4 * to_stride);
+  }
+  /// The same for groups of 4 bytes; strides in bytes.
+  static void transpose_quads(const uint8_t* from, int64_t from_stride, int8_t* to, int64_t to_stride) {
+    __m512i a[16];
+    __m512i b[16];
+    const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_ps(from + i * from_stride);
+    for (int i = 0; i < 16; ++i) a[i] = _mm512_loadu_si512(from + i * from_stride);
     for (int round = 0; round < 4; ++round) {  // each interleaves rows i and i + 8
-      const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-      const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        b[2 * i] = _mm512_permutex2var_ps(a[i], low, a[i + 8]);
-        b[2 * i + 1] = _mm512_permutex2var_ps(a[i], high, a[i + 8]);
+        b[2 * i] = _mm512_permutex2var_epi32(a[i], low, a[i + 8]);
+        b[2 * i + 1] = _mm512_permutex2var_epi32(a[i], high, a[i + 8]);
       }
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) a[i] = b[i];
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm512_storeu_ps(to + i * to_stride, a[i]);
+    for (int i = 0; i < 16; ++i) _mm512_storeu_si512(to + i * to_stride, a[i]);
   }
 
   static __mmask16 first(int64_t count) {

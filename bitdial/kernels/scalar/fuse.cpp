@@ -39,6 +39,17 @@ float write(void* data, int64_t i, float value) {
   return to_float(element);
 }
 
+float evaluate(const GeluFit& fit, float x) {
+  const float bounded = x < -kGeluBound ? -kGeluBound : x > kGeluBound ? kGeluBound : x;
+  const float square = bounded * bounded;
+  float p = fit.p[GeluFit::kTerms - 1], q = fit.q[GeluFit::kTerms - 1];
+  for (int i = GeluFit::kTerms - 2; i >= 0; --i) {
+    p = std::fma(p, square, fit.p[i]);
+    q = std::fma(q, square, fit.q[i]);
+  }
+  return std::fma(bounded, p / q, 0.5F);
+}
+
 template <class T>
 void affine(const AffineBlock& p) {
   for (int64_t i = 0; i < p.count; ++i) {
@@ -46,7 +57,8 @@ void affine(const AffineBlock& p) {
     float y = std::fma(read<T>(p.a, i), p.scale_a[c], p.shift[c]);
     if (p.b != nullptr) y = std::fma(read<T>(p.b, i), p.scale_b[c], y);
     bool passes = true;
-    if (p.activation != Activation::kNone) {
+    if (p.activation == Activation::kGelu) y *= evaluate(kNormalDistribution, y);
+    if (p.activation == Activation::kRelu || p.activation == Activation::kRelu6) {
       passes = y > 0.0F;
       if (y < 0.0F) y = 0.0F;
     }
@@ -63,23 +75,14 @@ void affine(const AffineBlock& p) {
 }
 
 template <class T>
-void moments(const SumBlock& p) {
-  for (int64_t i = 0; i < p.count; ++i) {
-    const int64_t c = i % p.width;
-    const float d = read<T>(p.x, i) - p.shift[c];
-    p.sums[c] += d;
-    p.products[c] = std::fma(d, d, p.products[c]);
-  }
-}
-
-template <class T>
 void gradients(const SumBlock& p) {
   for (int64_t i = 0; i < p.count; ++i) {
     const int64_t c = i % p.width;
-    float g = read<T>(p.x, i);
+    float g = read<T>(p.g, i);
     if (p.other != nullptr) g += read<T>(p.other, i);
     if (p.mask != nullptr && (p.mask[i / 16] >> (i % 16) & 1) == 0) g = 0.0F;
-    if (p.other != nullptr || p.mask != nullptr) g = write<T>(p.x, i, g);
+    if (p.gelu_input != nullptr) g *= evaluate(kGeluDerivative, read<T>(p.gelu_input, i));
+    if (p.other != nullptr || p.mask != nullptr || p.gelu_input != nullptr) g = write<T>(p.g, i, g);
     p.sums[c] += g;
     if (p.z != nullptr) p.products[c] = std::fma(g, read<T>(p.z, i) - p.shift[c], p.products[c]);
   }
@@ -113,12 +116,24 @@ void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, v
   }
 }
 
+void sgd(const SgdUpdate& p) {
+  for (int64_t i = 0; i < p.count; ++i) {
+    float g = std::fma(p.weight_decay, p.weight[i], p.gradient[i]);
+    if (p.momentum != nullptr) {
+      const float m = p.is_first ? g : std::fma(p.momentum_factor, p.momentum[i], (1.0F - p.dampening) * g);
+      p.momentum[i] = m;
+      g = p.nesterov ? std::fma(p.momentum_factor, m, g) : m;
+    }
+    p.weight[i] = std::fma(-p.learning_rate, g, p.weight[i]);
+  }
+}
+
 }  // namespace
 
 const FuseKernels kFuse = {{affine<float>, affine<BFloat16>},
-                           {moments<float>, moments<BFloat16>},
                            {gradients<float>, gradients<BFloat16>},
                            {max_pool<float>, max_pool<BFloat16>},
-                           {max_pool_backward<float>, max_pool_backward<BFloat16>}};
+                           {max_pool_backward<float>, max_pool_backward<BFloat16>},
+                           sgd};
 
 }  // namespace bitdial::kernels::scalar

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/channel_sums.h"
 #include "bitdial/kernels/vector/channel_sums.h"
 #include "bitdial/kernels/vector/problems.h"
@@ -56,12 +57,7 @@ class Gather {
         padded_columns_(panels_.padded_columns()) {}
 
   void run() {
-    plan();
-    run_tasks(panel_count_, [this](int64_t panel) { panels_.pack(panel); });
-    sum_classes();
-    partition();
-    list_shared_pixels();
-    prepare_channel_sums();
+    prepare();
     run_tasks(blocks_ * splits_, [this](int64_t task) { run_block(task / splits_, task % splits_); });
     if (p_.output.sums) add_channel_parts();
   }
@@ -72,6 +68,16 @@ class Gather {
     int64_t segment_count = 0;
     int64_t products = 0;
   };
+
+  void prepare() {
+    const PhaseScope phase(Phase::kPack);
+    plan();
+    run_tasks(panel_count_, [this](int64_t panel) { panels_.pack(panel); });
+    sum_classes();
+    partition();
+    list_shared_pixels();
+    prepare_channel_sums();
+  }
 
   // ---- planning ----
 

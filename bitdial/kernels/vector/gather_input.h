@@ -33,6 +33,7 @@ BlockInput Gather<Isa>::input_rows(const Block& block) const {
 
 template <class Isa>
 BlockInput Gather<Isa>::prepare_input(const Block& block, Workspace& workspace) const {
+  const PhaseScope phase(Phase::kPack);
   BlockInput input = input_rows(block);
   if (in_place_) {
     input.digits = static_cast<const uint8_t*>(p_.input.codes) + p_.input_first +

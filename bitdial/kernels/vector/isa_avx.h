@@ -97,8 +97,30 @@ struct AvxBase {
   }
   /// to[j][i] = from[i][j], 8 x 8.
   static void transpose(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
-    for (int j = 0; j < kWidth; ++j) {
-      for (int i = 0; i < kWidth; ++i) to[j * to_stride + i] = from[i * from_stride + j];
+    transpose_quads(reinterpret_cast<const uint8_t*>(from), 4 * from_stride, reinterpret_cast<int8_t*>(to),
+                    4 * to_stride);
+  }
+  /// The same for groups of 4 bytes; strides in bytes.
+  static void transpose_quads(const uint8_t* from, int64_t from_stride, int8_t* to, int64_t to_stride) {
+    __m256i a[8];
+    __m256i b[8];
+    for (int i = 0; i < 8; ++i) {
+      a[i] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + i * from_stride));
+    }
+    for (int i = 0; i < 4; ++i) {  // rows 2i and 2i + 1
+      b[2 * i] = _mm256_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+      b[2 * i + 1] = _mm256_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {  // four rows: columns 0, 1, 2, 3 of each half
+      a[i] = _mm256_unpacklo_epi64(b[i], b[i + 2]);
+      a[i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 2]);
+      a[i + 2] = _mm256_unpacklo_epi64(b[i + 1], b[i + 3]);
+      a[i + 3] = _mm256_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+      store(reinterpret_cast<int32_t*>(to + i * to_stride), _mm256_permute2x128_si256(a[i], a[i + 4], 0x20));
+      store(reinterpret_cast<int32_t*>(to + (i + 4) * to_stride),
+            _mm256_permute2x128_si256(a[i], a[i + 4], 0x31));
     }
   }
 

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
 #include "bitdial/kernels/vector/transpose.h"
@@ -22,11 +23,7 @@ class WeightGradient {
   explicit WeightGradient(const WeightGradientProblem& problem) : p_(problem) {}
 
   void run() {
-    plan();
-    run_tasks(image_blocks_ * p_.rows.in, [this](int64_t i) { pack_x_row(i / p_.rows.in, i % p_.rows.in); });
-    run_tasks(image_blocks_ * p_.rows.out,
-              [this](int64_t i) { pack_dy_row(i / p_.rows.out, i % p_.rows.out); });
-    sum_taps();
+    prepare();
     run_tasks(panel_count_ * parts_, [this](int64_t task) { run_part(task / parts_, task % parts_); });
     if (parts_ == 1) return;
     run_tasks(panel_count_ * taps_, [this](int64_t task) {
@@ -37,6 +34,15 @@ class WeightGradient {
 
  private:
   static constexpr int64_t kMaxLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
+
+  void prepare() {
+    const PhaseScope phase(Phase::kPack);
+    plan();
+    run_tasks(image_blocks_ * p_.rows.in, [this](int64_t i) { pack_x_row(i / p_.rows.in, i % p_.rows.in); });
+    run_tasks(image_blocks_ * p_.rows.out,
+              [this](int64_t i) { pack_dy_row(i / p_.rows.out, i % p_.rows.out); });
+    sum_taps();
+  }
 
   // ---- planning ----
 

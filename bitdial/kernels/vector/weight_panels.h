@@ -46,20 +46,24 @@ class WeightPanels {
     const PanelSpan& panel = spans_[index];
     const int64_t plane = panel.lanes * quads_ * 4;
     auto* staged = workspace.take<uint8_t>(split_.count * plane);
+    const auto* codes = static_cast<const uint8_t*>(p_.weight.codes);
+    // Signed bytes that fill their groups and lanes are read where they lie.
+    const bool direct =
+        split_.count == 1 && split_.flip[0] == 0 && p_.channels == 4 * quads_ && panel.columns == panel.lanes;
     for (int64_t r = 0; r < tap_rows_; ++r) {
       for (int64_t q = 0; q < tap_cols_; ++q) {
         const int64_t tap = r * tap_cols_ + q;
         const int64_t first = p_.weight_first + p_.rows.order[static_cast<size_t>(r)] * p_.weight_row +
                               p_.cols.order[static_cast<size_t>(q)] * p_.weight_col +
                               panel.begin * p_.weight_column;
+        if (!direct) stage(panel, first, staged, plane);
         for (int d = 0; d < split_.count; ++d) {
           int8_t* group = data(panel, d) + tap * quads_ * 4 * panel.lanes;
+          const uint8_t* digits = direct ? codes + first : staged + d * plane;
           if (p_.weight_channel == 1) {
-            if (d == 0) stage_columns(panel, first, staged, plane);
-            interleave_columns(staged + d * plane, panel, group);
+            interleave_columns(digits, direct ? p_.weight_column : 4 * quads_, panel, group);
           } else {
-            if (d == 0) stage_channels(panel, first, staged, plane);
-            interleave_channels(staged + d * plane, panel, group);
+            interleave_channels(digits, direct ? p_.weight_channel : panel.lanes, panel, group);
           }
           sum_tap(group, panel, tap_sums_ + (d * taps_ + tap) * padded_columns_ + panel.begin);
         }
@@ -68,36 +72,55 @@ class WeightPanels {
   }
 
  private:
+  /// Digits of one tap, zeros where channels or columns are missing.
+  void stage(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
+    std::memset(staged, 0, static_cast<size_t>(split_.count * plane));
+    if (p_.weight_channel == 1) {
+      stage_columns(panel, first, staged, plane);
+    } else {
+      stage_channels(panel, first, staged, plane);
+    }
+  }
+
   /// staged[lane][4 * quads]: a column's channels.
   void stage_columns(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
-    std::memset(staged, 0, static_cast<size_t>(split_.count * plane));
     for (int64_t k = 0; k < panel.columns; ++k) {
       split_digits<Isa>(split_, p_.weight.codes, first + k * p_.weight_column, p_.channels,
                         staged + k * quads_ * 4, plane);
     }
   }
 
-  void interleave_columns(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
-    for (int64_t c = 0; c < quads_; ++c) {
-      for (int64_t k = 0; k < panel.lanes; ++k)
-        std::memcpy(group + (c * panel.lanes + k) * 4, staged + (k * quads_ + c) * 4, 4);
-    }
-  }
-
   /// staged[channel][lanes]: a channel's columns.
   void stage_channels(const PanelSpan& panel, int64_t first, uint8_t* staged, int64_t plane) const {
-    std::memset(staged, 0, static_cast<size_t>(split_.count * plane));
     for (int64_t c = 0; c < p_.channels; ++c) {
       split_digits<Isa>(split_, p_.weight.codes, first + c * p_.weight_channel, panel.columns,
                         staged + c * panel.lanes, plane);
     }
   }
 
-  void interleave_channels(const uint8_t* staged, const PanelSpan& panel, int8_t* group) const {
+  /// Columns `stride` bytes apart, each with its channels: 4-byte groups change places.
+  void interleave_columns(const uint8_t* columns, int64_t stride, const PanelSpan& panel,
+                          int8_t* group) const {
+    constexpr int64_t kBlock = Isa::kWidth;
+    for (int64_t k = 0; k < panel.lanes; k += kBlock) {
+      int64_t c = 0;
+      for (; c + kBlock <= quads_; c += kBlock) {
+        Isa::transpose_quads(columns + k * stride + 4 * c, stride, group + (c * panel.lanes + k) * 4,
+                             4 * panel.lanes);
+      }
+      for (; c < quads_; ++c) {
+        for (int64_t i = k; i < k + kBlock; ++i)
+          std::memcpy(group + (c * panel.lanes + i) * 4, columns + i * stride + 4 * c, 4);
+      }
+    }
+  }
+
+  /// Channels `stride` bytes apart, each with its columns.
+  void interleave_channels(const uint8_t* channels, int64_t stride, const PanelSpan& panel,
+                           int8_t* group) const {
     for (int64_t c = 0; c < quads_; ++c) {
-      const uint8_t* source = staged + 4 * c * panel.lanes;
-      const uint8_t* rows[4] = {source, source + panel.lanes, source + 2 * panel.lanes,
-                                source + 3 * panel.lanes};
+      const uint8_t* first = channels + 4 * c * stride;
+      const uint8_t* rows[4] = {first, first + stride, first + 2 * stride, first + 3 * stride};
       interleave_4_rows(rows, 0, panel.lanes, group + 4 * c * panel.lanes);
     }
   }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/amx/portable/image_rows.h"
 
 namespace bitdial::kernels::amx {
@@ -65,6 +66,7 @@ void pack_images(CodeType type, TileKind kind, int64_t blocks, int64_t last_imag
                  const Source& source) {
   const int64_t pixel_bytes = ceil_div(channels, 16) * kTileBytes;
   const bool whole_rows = dense && channels % 16 == 0;
+  const PhaseScope phase(Phase::kPack);
   parallel_for(blocks * height, 1, [&](int64_t begin, int64_t end) {
     RowTransposer transposer(type, kind);
     RowPointers rows;
@@ -176,6 +178,7 @@ FusedReduction::FusedReduction(const GradientProblem& p, int64_t first_image, in
 }
 
 void FusedReduction::pack_x(const GradientProblem& p, int64_t first_image) {
+  const PhaseScope phase(Phase::kPack);
   const int planes = planes_of(p.x.type).count;
   const auto col_phases = static_cast<int64_t>(cols_.phases.size());
   const int64_t x_lines = (all_rows_ ? static_cast<int64_t>(rows_.phases.size()) : v_.in) * col_phases;
@@ -214,6 +217,7 @@ void FusedReduction::pack_x(const GradientProblem& p, int64_t first_image) {
 }
 
 void FusedReduction::pack_dy(const GradientProblem& p, int64_t first_image) {
+  const PhaseScope phase(Phase::kPack);
   const int64_t width = all_rows_ ? cols_.size : h_.out;
   parallel_for(lines() * chunks_, 8, [&](int64_t begin, int64_t end) {
     RowTransposer transposer(p.dy.type, TileKind::kAlong);

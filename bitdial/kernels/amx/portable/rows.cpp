@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/amx/block.h"
 #include "bitdial/kernels/amx/portable/tile_pack.h"
 
@@ -144,6 +145,7 @@ PackedRows::PackedRows(const Product& p, const RowsPlan& plan, Workspace& memory
 }
 
 void PackedRows::copy_rows(const Product& p, const RowsPlan& plan) {
+  const PhaseScope phase(Phase::kPack);
   const int planes = planes_of(p.a.type).count;
   uint8_t* const base = buffer_;
   const int64_t right = plan.width - plan.left - p.in_width;
@@ -170,6 +172,7 @@ void PackedRows::copy_rows(const Product& p, const RowsPlan& plan) {
 }
 
 void PackedRows::gather_taps(const Product& p, const RowsPlan&) {
+  const PhaseScope phase(Phase::kPack);
   const int planes = planes_of(p.a.type).count;
   uint8_t* const base = buffer_;
   const Axis& rows = p.rows.front();

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/kernels/amx/block.h"
 #include "bitdial/kernels/amx/portable/tile_pack.h"
 
@@ -88,6 +89,7 @@ PackedWeights::PackedWeights(const Product& p, const Axis& rows, const Axis& col
     : block_stride_(total_steps(rows, runs) * 2 * kTileBytes),
       plane_((p.columns + 31) / 32 * block_stride_),
       buffer_(memory.take<uint8_t>(plane_ * planes_of(p.b.type).count)) {
+  const PhaseScope phase(Phase::kPack);
   parallel_for((p.columns + 31) / 32, 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) pack_block(p, rows, cols, runs, block);
   });

@@ -1,0 +1,250 @@
+#include "bitdial/nn/block_norm.h"
+
+#include <algorithm>
+#include <cmath>
+#include <tuple>
+#include <utility>
+
+#include "bitdial/core/error.h"
+#include "bitdial/core/profile.h"
+
+namespace bitdial::nn {
+namespace {
+
+using at::Tensor;
+
+struct Sums {
+  std::vector<double> g, product;  // by channel: of g, of g * (z - shift)
+};
+
+// Brings g before the activation and adds it up on the way; z and shift may be missing.
+Sums sum_gradient(const BlockGradient& gradient, const Tensor& z, const Row& shift) {
+  const Tensor& g = gradient.g;
+  const int64_t channels = g.size(1);
+  Sums sums;
+  sums.g.resize(static_cast<size_t>(channels));
+  if (z.defined()) sums.product.resize(sums.g.size());
+  kernels::gradient_sums({.type = ops::output_type(g),
+                          .pixels = g.numel() / channels,
+                          .channels = channels,
+                          .g = g.mutable_data_ptr(),
+                          .other = data_or_null(gradient.other),
+                          .mask = mask_data(gradient.mask),
+                          .gelu_input = data_or_null(gradient.gelu_input),
+                          .z = data_or_null(z),
+                          .shift = z.defined() ? shift.data() : nullptr,
+                          .sum = sums.g.data(),
+                          .product_sum = z.defined() ? sums.product.data() : nullptr});
+  return sums;
+}
+
+// The gradient of a parameter with an entry per channel.
+template <class Entry>
+void set_gradient(std::vector<Tensor>& gradients, int place, size_t channels, const Entry& entry) {
+  if (place < 0) return;
+  Tensor gradient = at::empty({static_cast<int64_t>(channels)}, at::kFloat);
+  auto* to = gradient.mutable_data_ptr<float>();
+  for (size_t c = 0; c < channels; ++c) to[c] = static_cast<float>(entry(c));
+  gradients[static_cast<size_t>(place)] = std::move(gradient);
+}
+
+class NoNorm : public BlockNorm {
+ public:
+  void follow(ComputedSource::Terms&, bool) override {}
+
+  std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
+                                          std::vector<Tensor>& gradients,
+                                          const std::shared_ptr<BufferPool>&) const override {
+    const Sums sums = sum_gradient(gradient, {}, {});
+    set_gradient(gradients, places.bias, sums.g.size(), [&](size_t c) { return sums.g[c]; });
+    return std::make_unique<TensorSource>(gradient.g);
+  }
+};
+
+class BatchNorm : public BlockNorm {
+ public:
+  explicit BatchNorm(torch::nn::BatchNorm2dImpl& norm)
+      : norm_(norm), channels_(static_cast<size_t>(norm.options.num_features())) {
+    if (!norm.is_training()) return;
+    const auto* mean = norm.running_mean.const_data_ptr<float>();
+    near_.assign(mean, mean + channels_);
+    sum_.resize(channels_);
+    squares_.resize(channels_);
+    sums_ = {.shift = near_.data(), .sum = sum_.data(), .sum_squares = squares_.data()};
+  }
+
+  const kernels::ChannelSums* sums() override { return is_of_batch() ? &sums_ : nullptr; }
+
+  // Mean, deviation and gain of this batch or of the running statistics.
+  void follow(ComputedSource::Terms& terms, bool records) override {
+    const PhaseScope phase(Phase::kNormalize);
+    const auto* gamma = norm_.weight.const_data_ptr<float>();
+    const auto* beta = norm_.bias.const_data_ptr<float>();
+    const auto* running_mean = norm_.running_mean.const_data_ptr<float>();
+    const auto* running_var = norm_.running_var.const_data_ptr<float>();
+    const int64_t pixels = terms.a.numel() / terms.a.size(1);
+    if (is_of_batch()) start_update(pixels);
+    mean_.resize(channels_);
+    inverse_deviation_.resize(channels_);
+    gain_.resize(channels_);
+    terms.shift.resize(channels_);
+    for (size_t c = 0; c < channels_; ++c) {
+      double mean = running_mean[c], variance = running_var[c];
+      if (is_of_batch()) std::tie(mean, variance) = update(c, static_cast<double>(pixels));
+      const double inverse = 1.0 / std::sqrt(variance + norm_.options.eps());
+      const double gain = static_cast<double>(gamma[c]) * inverse;
+      mean_[c] = static_cast<float>(mean);
+      inverse_deviation_[c] = static_cast<float>(inverse);
+      gain_[c] = static_cast<float>(gain);
+      terms.shift[c] = static_cast<float>(static_cast<double>(beta[c]) - mean * gain);
+    }
+    terms.scale_a = gain_;
+    if (records) z_ = terms.a;
+  }
+
+  std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
+                                          std::vector<Tensor>& gradients,
+                                          const std::shared_ptr<BufferPool>& pool) const override {
+    const Sums sums = sum_gradient(gradient, z_, mean_);
+    const auto inverse = [&](size_t c) { return static_cast<double>(inverse_deviation_[c]); };
+    const auto gain = [&](size_t c) { return static_cast<double>(gain_[c]); };
+    set_gradient(gradients, places.gamma, channels_, [&](size_t c) { return sums.product[c] * inverse(c); });
+    set_gradient(gradients, places.beta, channels_, [&](size_t c) { return sums.g[c]; });
+    // A bias in front of batch statistics changes nothing.
+    set_gradient(gradients, places.bias, channels_,
+                 [&](size_t c) { return is_of_batch() ? 0.0 : sums.g[c] * gain(c); });
+
+    ComputedSource::Terms terms;
+    terms.a = gradient.g;
+    terms.scale_a = gain_;
+    if (is_of_batch()) {
+      // dz = gain * (g - mean(g) - xhat * mean(g * xhat)), xhat = (z - mean) * inverse (Ioffe and Szegedy
+      // 2015)
+      terms.b = z_;
+      terms.scale_b.resize(channels_);
+      terms.shift.resize(channels_);
+      const auto n = static_cast<double>(z_.numel() / z_.size(1));
+      for (size_t c = 0; c < channels_; ++c) {
+        const double slope = -gain(c) * inverse(c) * inverse(c) * sums.product[c] / n;
+        terms.scale_b[c] = static_cast<float>(slope);
+        terms.shift[c] = static_cast<float>(-gain(c) * sums.g[c] / n - slope * static_cast<double>(mean_[c]));
+      }
+    }
+    return std::make_unique<ComputedSource>(std::move(terms), false, pool);
+  }
+
+ private:
+  bool is_of_batch() const { return !near_.empty(); }
+
+  void start_update(int64_t pixels) {
+    require(pixels > 1, "batch_norm",
+            "a channel has one value only: its deviation is not defined in training");
+    norm_.num_batches_tracked.add_(1);
+    momentum_ = norm_.options.momentum()
+                    ? *norm_.options.momentum()
+                    : 1.0 / static_cast<double>(norm_.num_batches_tracked.item<int64_t>());
+  }
+
+  // Mean and variance of a channel of the batch, which also go into the running ones.
+  std::pair<double, double> update(size_t c, double n) {
+    const double offset = sum_[c] / n;
+    const double mean = static_cast<double>(near_[c]) + offset;
+    const double variance = std::max(0.0, squares_[c] / n - offset * offset);
+    const auto blend = [&](const Tensor& running, double now) {
+      float& value = running.mutable_data_ptr<float>()[c];
+      const auto old = static_cast<double>(value);
+      value = static_cast<float>(old + momentum_ * (now - old));
+    };
+    blend(norm_.running_mean, mean);
+    blend(norm_.running_var, variance * n / (n - 1.0));
+    return {mean, variance};
+  }
+
+  torch::nn::BatchNorm2dImpl& norm_;
+  size_t channels_;
+  Row near_;  // what the sums are taken against; empty: running statistics
+  std::vector<double> sum_, squares_;
+  kernels::ChannelSums sums_;
+  double momentum_ = 0.0;
+  Row mean_, inverse_deviation_, gain_;  // gain = gamma * inverse_deviation
+  Tensor z_;
+};
+
+class RangeNorm : public BlockNorm {
+ public:
+  explicit RangeNorm(RangeBatchNorm2dImpl& norm) : norm_(norm) {}
+
+  void follow(ComputedSource::Terms& terms, bool records) override {
+    const PhaseScope phase(Phase::kNormalize);
+    const Tensor z = terms.a;
+    const Tensor x = norm_.quantize_input(z.to(at::kFloat));
+    Tensor mean, scale;
+    if (norm_.is_training()) {
+      RangeNormCall call = norm_.begin(x);
+      mean = call.mean;
+      scale = call.scale(norm_.weight);
+      if (records) call_ = std::move(call);
+    } else {
+      const Tensor inverse = norm_.running_scale.add(norm_.options.eps).reciprocal();
+      mean = norm_.running_mean;
+      scale = norm_.weight.detach().mul(inverse);
+      if (records) fixed_ = {x, mean.clone(), inverse, scale};
+    }
+    const Tensor shift = norm_.bias.detach().sub(mean.mul(scale));
+    terms.a = x.to(z.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
+    terms.scale_a = row(scale);
+    terms.shift = row(shift);
+  }
+
+  std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
+                                          std::vector<Tensor>& gradients,
+                                          const std::shared_ptr<BufferPool>&) const override {
+    const Sums sums = sum_gradient(gradient, {}, {});
+    const PhaseScope phase(Phase::kNormalize);
+    const Tensor g = gradient.g.to(at::kFloat);
+    const auto give = [&](int place, const Tensor& value) {
+      if (place >= 0) gradients[static_cast<size_t>(place)] = value;
+    };
+    Tensor dz;
+    if (call_.x.defined()) {
+      auto result = call_.backward(g, norm_.weight.detach());
+      dz = std::move(result.x);
+      give(places.gamma, result.gamma);
+      give(places.beta, result.beta);
+    } else {
+      const auto per_channel = [](const Tensor& x) { return x.view({1, -1, 1, 1}); };
+      dz = g.mul(per_channel(fixed_.scale));
+      const Tensor centred = fixed_.x.sub(per_channel(fixed_.mean));
+      give(places.gamma, g.mul(centred).sum({0, 2, 3}).mul(fixed_.inverse));
+      set_gradient(gradients, places.beta, sums.g.size(), [&](size_t c) { return sums.g[c]; });
+    }
+    if (places.bias >= 0) give(places.bias, dz.sum({0, 2, 3}));
+    return std::make_unique<TensorSource>(
+        dz.to(gradient.g.scalar_type()).contiguous(at::MemoryFormat::ChannelsLast));
+  }
+
+ private:
+  static Row row(const Tensor& values) {
+    const Tensor dense = values.to(at::kFloat).contiguous();
+    const auto* data = dense.const_data_ptr<float>();
+    return {data, data + dense.numel()};
+  }
+
+  struct Fixed {
+    Tensor x, mean, inverse, scale;
+  };
+
+  RangeBatchNorm2dImpl& norm_;
+  RangeNormCall call_;  // of a batch in training
+  Fixed fixed_;         // by running statistics
+};
+
+}  // namespace
+
+std::shared_ptr<BlockNorm> begin_norm(const Stage::Plan::Node& node) {
+  if (!node.batch_norm.is_empty()) return std::make_shared<BatchNorm>(*node.batch_norm.ptr());
+  if (!node.range_norm.is_empty()) return std::make_shared<RangeNorm>(*node.range_norm.ptr());
+  return std::make_shared<NoNorm>();
+}
+
+}  // namespace bitdial::nn

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <torch/csrc/autograd/variable.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "bitdial/kernels/conv2d.h"
+#include "bitdial/nn/computed_source.h"
+#include "bitdial/nn/stage_plan.h"
+
+namespace bitdial::nn {
+
+/// Where a node's parameters stand among the inputs of the stage's autograd node; -1: there is none.
+struct ParameterPlaces {
+  int weight = -1, bias = -1, gamma = -1, beta = -1;
+};
+
+/// The gradient of a block's output, g + other, on its way through the activation.
+struct BlockGradient {
+  at::Tensor g;           ///< rewritten: it becomes the gradient in front of the activation
+  at::Tensor other;       ///< may be undefined
+  at::Tensor mask;        ///< may be undefined
+  at::Tensor gelu_input;  ///< defined if the activation is GELU
+};
+
+/// What stands between the GEMM and the activation of a block, for one batch: a normalisation or nothing.
+class BlockNorm {
+ public:
+  virtual ~BlockNorm() = default;
+  /// Channel sums that the GEMM's epilogue is to gather, or null.
+  virtual const kernels::ChannelSums* sums() { return nullptr; }
+  /// Fills in what the pass behind the GEMM does to its output z, which is terms.a. `records`: backward
+  /// comes.
+  virtual void follow(ComputedSource::Terms& terms, bool records) = 0;
+  /// dz; fills in the gradients of gamma, beta and the bias.
+  virtual std::unique_ptr<OperandSource> backward(const BlockGradient& gradient,
+                                                  const ParameterPlaces& places,
+                                                  std::vector<at::Tensor>& gradients,
+                                                  const std::shared_ptr<BufferPool>& pool) const = 0;
+};
+
+std::shared_ptr<BlockNorm> begin_norm(const Stage::Plan::Node& node);
+
+}  // namespace bitdial::nn
