@@ -44,7 +44,8 @@ target_compile_options(bitdial_options INTERFACE
   -ffp-contract=off  # the same bits from every instruction set
   $<$<AND:$<BOOL:${CCACHE_PROGRAM}>,$<CXX_COMPILER_ID:GNU>>:-fpch-preprocess>)
 if(BITDIAL_SANITIZE)
-  add_compile_options(-fsanitize=${BITDIAL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  # GCC 12 takes the checks that a sanitizer inserts into LibTorch's optionals for reads of what is not set.
+  add_compile_options(-fsanitize=${BITDIAL_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -Wno-maybe-uninitialized)
   add_link_options(-fsanitize=${BITDIAL_SANITIZE})
 endif()
 

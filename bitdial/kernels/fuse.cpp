@@ -127,7 +127,7 @@ void sum_channels(int64_t elements, int64_t channels, const Sums& sums, const Ru
 }
 
 void check(const PoolShape& s) {
-  require(s.kernel >= 1 && s.kernel * s.kernel <= 255 && s.stride >= 1 && s.padding >= 0 &&
+  require(s.kernel >= 1 && s.kernel * s.kernel <= kNowhere && s.stride >= 1 && s.padding >= 0 &&
               2 * s.padding <= s.kernel && s.out_height() >= 1 && s.out_width() >= 1,
           "max_pool", "kernel {}, stride {}, padding {} on {}x{} pixels is impossible", s.kernel, s.stride,
           s.padding, s.in_height, s.in_width);
@@ -135,17 +135,31 @@ void check(const PoolShape& s) {
 
 constexpr int64_t kPixelGrain = 64;
 
-/// Runs body(image, row, column, pixel) for every pixel of images of this size.
+/// Runs body(image, row) for every row of images of this size.
 template <class Body>
-void for_each_pixel(int64_t batch, int64_t height, int64_t width, const Body& body) {
+void for_each_row(int64_t batch, int64_t height, int64_t width, const Body& body) {
   parallel_for(batch * height, std::max<int64_t>(1, kPixelGrain / width), [&](int64_t first, int64_t last) {
     const IeeeFloat environment;
-    for (int64_t line = first; line < last; ++line) {
-      for (int64_t column = 0; column < width; ++column) {
-        body(line / height, line % height, column, line * width + column);
-      }
-    }
+    for (int64_t line = first; line < last; ++line) body(line / height, line % height);
   });
+}
+
+/// Along one axis, the windows that a coordinate lies in: window `out`, at place `place` of it.
+struct Membership {
+  int64_t out = 0;
+  int64_t place = 0;
+};
+using Memberships = std::vector<std::vector<Membership>>;
+
+Memberships memberships(int64_t in, int64_t out, const PoolShape& s) {
+  Memberships all(static_cast<size_t>(in));
+  for (int64_t place = 0; place < s.kernel; ++place) {
+    for (int64_t o = 0; o < out; ++o) {
+      const int64_t i = o * s.stride - s.padding + place;
+      if (i >= 0 && i < in) all[static_cast<size_t>(i)].push_back({o, place});
+    }
+  }
+  return all;
 }
 
 }  // namespace
@@ -198,46 +212,67 @@ void gradient_sums(const GradientSums& pass) {
                });
 }
 
-void max_pool(const PoolShape& s, OutputType type, const void* x, void* y, uint8_t* where) {
+void max_pool(const PoolShape& s, const PoolInput& input, void* y, uint8_t* where) {
+  const PhaseScope phase(Phase::kEpilogue);
   check(s);
-  const auto run = fuse_kernels().max_pool[index_of(type)];
-  for_each_pixel(s.batch, s.out_height(), s.out_width(),
-                 [&](int64_t n, int64_t oh, int64_t ow, int64_t pixel) {
-                   const void* taps[255];
-                   uint8_t places[255];
-                   int64_t count = 0;
-                   for (int64_t place = 0; place < s.kernel * s.kernel; ++place) {
-                     const int64_t h = oh * s.stride - s.padding + place / s.kernel;
-                     const int64_t w = ow * s.stride - s.padding + place % s.kernel;
-                     if (h < 0 || h >= s.in_height || w < 0 || w >= s.in_width) continue;
-                     taps[count] = element(x, type, ((n * s.in_height + h) * s.in_width + w) * s.channels);
-                     places[count++] = static_cast<uint8_t>(place);
-                   }
-                   run({.taps = taps, .places = places, .count = count, .channels = s.channels},
-                       element(y, type, pixel * s.channels), where + pixel * s.channels);
-                 });
+  require(input.activation != Activation::kGelu, "max_pool", "GELU does not rise everywhere");
+  const auto run = fuse_kernels().max_pool[index_of(input.type)];
+  const bool is_affine = input.scale != nullptr || input.shift != nullptr;
+  const auto row_of = [&](const float* values, float fallback) {
+    std::vector<float> row(is_affine ? static_cast<size_t>(s.channels) : 0, fallback);
+    if (values != nullptr) std::copy_n(values, s.channels, row.begin());
+    return row;
+  };
+  const std::vector<float> scale = row_of(input.scale, 1.0F), shift = row_of(input.shift, 0.0F);
+  for_each_row(s.batch, s.out_height(), s.out_width(), [&](int64_t n, int64_t oh) {
+    const void* taps[kNowhere];
+    uint8_t places[kNowhere];
+    PoolWindow window{.taps = taps, .places = places, .channels = s.channels};
+    window.scale = is_affine ? scale.data() : nullptr;
+    window.shift = is_affine ? shift.data() : nullptr;
+    window.activation = input.activation;
+    const int64_t top = oh * s.stride - s.padding;
+    for (int64_t ow = 0; ow < s.out_width(); ++ow) {
+      const int64_t left = ow * s.stride - s.padding;
+      window.count = 0;
+      for (int64_t row = std::max<int64_t>(0, -top); row < std::min(s.kernel, s.in_height - top); ++row) {
+        for (int64_t column = std::max<int64_t>(0, -left); column < std::min(s.kernel, s.in_width - left);
+             ++column) {
+          const int64_t pixel = (n * s.in_height + top + row) * s.in_width + left + column;
+          taps[window.count] = element(input.x, input.type, pixel * s.channels);
+          places[window.count++] = static_cast<uint8_t>(row * s.kernel + column);
+        }
+      }
+      const int64_t to = ((n * s.out_height() + oh) * s.out_width() + ow) * s.channels;
+      run(window, element(y, input.type, to), where + to);
+    }
+  });
 }
 
 void max_pool_backward(const PoolShape& s, OutputType type, const void* dy, const uint8_t* where, void* dx) {
+  const PhaseScope phase(Phase::kEpilogue);
   check(s);
   const auto run = fuse_kernels().max_pool_backward[index_of(type)];
-  for_each_pixel(s.batch, s.in_height, s.in_width, [&](int64_t n, int64_t h, int64_t w, int64_t pixel) {
-    const void* taps[255];
-    const uint8_t* wheres[255];
-    uint8_t places[255];
-    int64_t count = 0;
-    for (int64_t place = 0; place < s.kernel * s.kernel; ++place) {
-      const int64_t top = h + s.padding - place / s.kernel, left = w + s.padding - place % s.kernel;
-      if (top < 0 || left < 0 || top % s.stride != 0 || left % s.stride != 0) continue;
-      const int64_t oh = top / s.stride, ow = left / s.stride;
-      if (oh >= s.out_height() || ow >= s.out_width()) continue;
-      const int64_t from = ((n * s.out_height() + oh) * s.out_width() + ow) * s.channels;
-      taps[count] = element(dy, type, from);
-      wheres[count] = where + from;
-      places[count++] = static_cast<uint8_t>(place);
+  const Memberships rows = memberships(s.in_height, s.out_height(), s);
+  const Memberships columns = memberships(s.in_width, s.out_width(), s);
+  for_each_row(s.batch, s.in_height, s.in_width, [&](int64_t n, int64_t h) {
+    const void* taps[kNowhere];
+    const uint8_t* wheres[kNowhere];
+    uint8_t places[kNowhere];
+    PoolWindow window{.taps = taps, .places = places, .channels = s.channels};
+    for (int64_t w = 0; w < s.in_width; ++w) {
+      window.count = 0;
+      for (const Membership& row : rows[static_cast<size_t>(h)]) {
+        for (const Membership& column : columns[static_cast<size_t>(w)]) {
+          const int64_t from = ((n * s.out_height() + row.out) * s.out_width() + column.out) * s.channels;
+          taps[window.count] = element(dy, type, from);
+          wheres[window.count] = where + from;
+          places[window.count++] = static_cast<uint8_t>(row.place * s.kernel + column.place);
+        }
+      }
+      const int64_t to = ((n * s.in_height + h) * s.in_width + w) * s.channels;
+      run(window, wheres, element(dx, type, to));
     }
-    run({.taps = taps, .places = places, .count = count, .channels = s.channels}, wheres,
-        element(dx, type, pixel * s.channels));
   });
 }
 

@@ -69,11 +69,25 @@ struct PoolShape {
   int64_t output_elements() const { return batch * out_height() * out_width() * channels; }
 };
 
-/// y = the largest element of each window, `where` its place in the window (row * kernel + column; the first
-/// of equal ones). NaN is skipped unless a window holds nothing else.
-void max_pool(const PoolShape& shape, OutputType type, const void* x, void* y, uint8_t* where);
+/// What a pool reads: activation(scale[c] * x + shift[c]), never stored. Null pointers: scales of 1, no
+/// shift.
+struct PoolInput {
+  OutputType type = OutputType::kFloat32;
+  const void* x = nullptr;
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  Activation activation = Activation::kNone;  ///< not kGelu
+};
 
-/// dx = the sum of the gradients whose maximum an element was, in float32, rounded once.
+/// The place of a window whose gradient goes nowhere: the activation cut off its largest element.
+inline constexpr uint8_t kNowhere = 255;
+
+/// y = the largest element of each window, `where` its place in the window (row * kernel + column; the first
+/// of equal ones) or kNowhere. NaN is skipped unless a window holds nothing else.
+void max_pool(const PoolShape& shape, const PoolInput& input, void* y, uint8_t* where);
+
+/// dx = the sum of the gradients whose maximum an element was, in float32, rounded once; behind a scale, a
+/// shift and an activation, the gradient of scale * x + shift.
 void max_pool_backward(const PoolShape& shape, OutputType type, const void* dy, const uint8_t* where,
                        void* dx);
 

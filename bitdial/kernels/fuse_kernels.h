@@ -39,12 +39,16 @@ struct SumBlock {
   float* products = nullptr;  ///< [width]: of g * (z - shift)
 };
 
-/// One output pixel's window: the taps inside the image, `channels` elements each.
+/// One output pixel's window: the taps inside the image, `channels` elements each. In forward, scale and
+/// shift are rows of as many floats, both given or none.
 struct PoolWindow {
   const void* const* taps = nullptr;
   const uint8_t* places = nullptr;
   int64_t count = 0;
   int64_t channels = 0;
+  const float* scale = nullptr;
+  const float* shift = nullptr;
+  Activation activation = Activation::kNone;
 };
 
 /// The distribution function of the standard normal and GELU's derivative as 0.5 + x P(x^2) / Q(x^2) with |x|

@@ -30,6 +30,12 @@ struct VectorFuse {
     for (int64_t i = 0; i < count; ++i) some[i] = from[i];
     return V::load(some);
   }
+  static I load_places(const uint8_t* from, int64_t count) {
+    if (count == kLanes) return V::load_codes(from);
+    uint8_t some[kLanes]{};
+    for (int64_t i = 0; i < count; ++i) some[i] = from[i];
+    return V::load_codes(some);
+  }
   template <class T, class Register>
   static void store_some(T* to, Register x, int64_t count) {
     if (count == kLanes) return V::store(to, x);
@@ -124,21 +130,50 @@ struct VectorFuse {
     return writes ? gradients_of<T, true, true>(p) : gradients_of<T, false, true>(p);
   }
 
-  template <class T>
-  static void max_pool(const PoolWindow& window, void* to, uint8_t* where) {
+  template <class T, bool kAffine>
+  static void max_pool_of(const PoolWindow& window, void* to, uint8_t* where) {
     auto* y = static_cast<T*>(to);
+    const F zero = V::set(0.0F), six = V::set(6.0F);
     for_each_vector(window.channels, [&](int64_t c, int64_t count) {
-      F best = load_some(static_cast<const T*>(window.taps[0]) + c, count);
+      F scale = zero, shift = zero;
+      if constexpr (kAffine) {
+        scale = load_some(window.scale + c, count);
+        shift = load_some(window.shift + c, count);
+      }
+      const auto value = [&](int64_t tap) {
+        const F x = load_some(static_cast<const T*>(window.taps[tap]) + c, count);
+        if constexpr (kAffine) return V::multiply_add(x, scale, shift);
+        return x;
+      };
+      F best = value(0);
       I place = V::set_int(window.places[0]);
       for (int64_t tap = 1; tap < window.count; ++tap) {
-        const F x = load_some(static_cast<const T*>(window.taps[tap]) + c, count);
+        const F x = value(tap);
         const M better = V::either(V::less(best, x), V::is_nan(best));
         best = V::choose(better, x, best);
         place = V::choose(better, V::set_int(window.places[tap]), place);
       }
-      store_some(y + c, best, count);
+      if (window.activation != Activation::kNone) {
+        M passes = V::less(zero, best);
+        if (window.activation == Activation::kRelu6) {
+          passes = V::both(passes, V::less(best, six));
+          best = V::min(six, best);
+        }
+        best = V::max(zero, best);  // x86 order: NaN stays
+        place = V::choose(passes, place, V::set_int(kNowhere));
+      }
+      store_some(y + c, rounded<T>(best), count);
       store_some(where + c, place, count);
     });
+  }
+
+  template <class T>
+  static void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
+    if (window.scale != nullptr) {
+      max_pool_of<T, true>(window, y, where);
+    } else {
+      max_pool_of<T, false>(window, y, where);
+    }
   }
 
   template <class T>
@@ -147,9 +182,7 @@ struct VectorFuse {
     for_each_vector(window.channels, [&](int64_t c, int64_t count) {
       F sum = V::set(0.0F);
       for (int64_t tap = 0; tap < window.count; ++tap) {
-        uint8_t some[kLanes]{};
-        for (int64_t i = 0; i < count; ++i) some[i] = wheres[tap][c + i];
-        const M mine = V::equal(V::load_codes(some), V::set_int(window.places[tap]));
+        const M mine = V::equal(load_places(wheres[tap] + c, count), V::set_int(window.places[tap]));
         sum = V::add(sum, V::keep(mine, load_some(static_cast<const T*>(window.taps[tap]) + c, count)));
       }
       store_some(dx + c, rounded<T>(sum), count);

@@ -6,11 +6,8 @@
 #include <utility>
 
 namespace bitdial::nn {
-namespace {
 
 const float* row_or_null(const Row& row) { return row.empty() ? nullptr : row.data(); }
-
-}  // namespace
 
 const void* data_or_null(const at::Tensor& x) { return x.defined() ? x.const_data_ptr() : nullptr; }
 

@@ -33,6 +33,8 @@ class ComputedSource : public OperandSource {
   ComputedSource(Terms terms, bool keeps_values, std::shared_ptr<BufferPool> pool);
 
   const at::Tensor& values() override;
+  /// For a reader that computes the result itself, before anybody else asked for it.
+  const Terms& terms() const { return terms_; }
   ops::QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params, RandomKey key,
                                 QuantizeStatistics& statistics) override;
 
@@ -50,7 +52,8 @@ class ComputedSource : public OperandSource {
   QuantizeStatistics statistics_;
 };
 
-/// The tensor that has this mask's words.
+const float* row_or_null(const Row& row);
+/// The words of a mask; null if undefined.
 const uint16_t* mask_data(const at::Tensor& mask);
 const void* data_or_null(const at::Tensor& x);
 

@@ -96,6 +96,7 @@ torch::Tensor Stage::Plan::Node::beta() const {
 Stage::Value Stage::Plan::add_value() {
   readers.push_back(0);
   needs_values.push_back(false);
+  pooled.push_back(false);
   return static_cast<Value>(readers.size()) - 1;
 }
 
@@ -104,9 +105,16 @@ Stage::Value Stage::Plan::add(Node node) {
     const auto i = static_cast<size_t>(value);
     ++readers[i];
     needs_values[i] = needs_values[i] || is_float;
+    pooled[i] = false;  // unless it stays the only one
   };
   read(node.x, node.is_pool());
   if (node.residual) read(*node.residual, true);
+  const bool follows_block = std::ranges::any_of(nodes, [&](const Node& block) {
+    return block.out == node.x && block.is_block() && !block.residual &&
+           block.activation != Activation::kGelu;
+  });
+  const auto x = static_cast<size_t>(node.x);
+  pooled[x] = node.is_pool() && follows_block && readers[x] == 1;
   node.out = add_value();
   nodes.push_back(std::move(node));
   return last();

@@ -47,10 +47,13 @@ struct Stage::Plan {
   std::vector<Node> nodes;
   std::vector<int> readers;        ///< of each value, within the stage
   std::vector<bool> needs_values;  ///< whether somebody but a GEMM reads it
+  std::vector<bool> pooled;        ///< see is_pooled
 
   Value add_value();
   Value add(Node node);
   Value last() const { return nodes.back().out; }
+  /// Whether a pool is all that reads a block's value, and computes what follows the GEMM itself.
+  bool is_pooled(Value value) const { return pooled[static_cast<size_t>(value)]; }
 
   /// The session that all blocks belong to if the stage can run fused on these inputs, else null.
   std::shared_ptr<SessionCore> fusing_session(const std::vector<torch::Tensor>& inputs) const;

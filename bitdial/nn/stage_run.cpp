@@ -171,7 +171,7 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
   terms.activation = node.activation;
   if (node.activation == Activation::kGelu) {
     run.gelu_input = z;
-  } else if (node.activation != Activation::kNone && out.needs_gradient) {
+  } else if (node.activation != Activation::kNone && out.needs_gradient && !plan_->is_pooled(node.out)) {
     terms.mask = run.mask = pool_->take({kernels::mask_words(z.numel())}, at::kShort);
   }
   if (terms.is_plain()) {
@@ -182,7 +182,17 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
 }
 
 void StageRun::run_pool(const Stage::Plan::Node& node, NodeRun& run) {
-  const Tensor x = value(node.x).source->values();
+  const auto& source = value(node.x).source;
+  const auto* computed =
+      plan_->is_pooled(node.x) ? dynamic_cast<const ComputedSource*>(source.get()) : nullptr;
+  const auto* terms = computed != nullptr ? &computed->terms() : nullptr;
+  const Tensor x = terms != nullptr ? terms->a : source->values();
+  kernels::PoolInput input{.type = ops::output_type(x), .x = x.const_data_ptr()};
+  if (terms != nullptr) {
+    input.scale = row_or_null(terms->scale_a);
+    input.shift = row_or_null(terms->shift);
+    input.activation = terms->activation;
+  }
   const auto& options = node.pool->options;
   run.pool = {.batch = x.size(0),
               .channels = x.size(1),
@@ -195,8 +205,7 @@ void StageRun::run_pool(const Stage::Plan::Node& node, NodeRun& run) {
   out.sizes = {x.size(0), x.size(1), run.pool.out_height(), run.pool.out_width()};
   Tensor y = pool_->take(out.sizes, dtype_);
   run.where = pool_->take(out.sizes, at::kByte);
-  kernels::max_pool(run.pool, ops::output_type(x), x.const_data_ptr(), y.mutable_data_ptr(),
-                    run.where.mutable_data_ptr<uint8_t>());
+  kernels::max_pool(run.pool, input, y.mutable_data_ptr(), run.where.mutable_data_ptr<uint8_t>());
   read(node.x);
   out.source = std::make_shared<TensorSource>(std::move(y));
 }

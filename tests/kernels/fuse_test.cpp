@@ -302,12 +302,21 @@ struct PoolResult {
   std::vector<uint8_t> where;
 };
 
+/// The seed alternates between a plain pool and one behind a scale, a shift and every activation but GELU.
 PoolResult pool(const PoolShape& s, OutputType type, uint32_t seed) {
   std::mt19937 random(seed);
-  Data x(type, s.input_elements(), random, 1.0F);
+  Data x(type, s.input_elements(), random, 3.0F);
   Data dy(type, s.output_elements(), random, 1.0F);
   PoolResult r{.y = dy, .dx = x, .where = std::vector<uint8_t>(static_cast<size_t>(s.output_elements()))};
-  max_pool(s, type, x.data(), r.y.data(), r.where.data());
+  const std::vector<float> scale = random_row(s.channels, random), shift = random_row(s.channels, random);
+  const bool is_affine = seed % 4 >= 2;
+  const auto activation = static_cast<Activation>(seed / 4 % 3);
+  PoolInput input{.type = type, .x = x.data(), .activation = activation};
+  if (is_affine) {
+    input.scale = scale.data();
+    input.shift = shift.data();
+  }
+  max_pool(s, input, r.y.data(), r.where.data());
   max_pool_backward(s, type, dy.data(), r.where.data(), r.dx.data());
 
   std::vector<float> expected(static_cast<size_t>(s.input_elements()));
@@ -321,14 +330,21 @@ PoolResult pool(const PoolShape& s, OutputType type, uint32_t seed) {
       for (int64_t w = ow * s.stride - s.padding; w < ow * s.stride - s.padding + s.kernel; ++w) {
         if (h < 0 || w < 0 || h >= s.in_height || w >= s.in_width) continue;
         const int64_t at = ((n * s.in_height + h) * s.in_width + w) * s.channels + c;
-        if (x.at(at) > best) {
-          best = x.at(at);
+        const auto k = static_cast<size_t>(c);
+        const float value = is_affine ? std::fma(x.at(at), scale[k], shift[k]) : x.at(at);
+        if (value > best) {
+          best = value;
           from = at;
         }
       }
     }
-    EXPECT_EQ(r.y.at(i), best);
-    expected[static_cast<size_t>(from)] += dy.at(i);
+    const bool is_cut = (activation != Activation::kNone && best <= 0.0F) ||
+                        (activation == Activation::kRelu6 && best >= 6.0F);
+    if (activation != Activation::kNone) best = std::max(best, 0.0F);
+    if (activation == Activation::kRelu6) best = std::min(best, 6.0F);
+    EXPECT_EQ(r.y.at(i), type == OutputType::kFloat32 ? best : widen(narrow(best)));
+    EXPECT_EQ(r.where[static_cast<size_t>(i)] == kNowhere, is_cut);
+    if (!is_cut) expected[static_cast<size_t>(from)] += dy.at(i);
   }
   for (int64_t i = 0; i < s.input_elements(); ++i) {
     const float e = expected[static_cast<size_t>(i)];

@@ -91,14 +91,24 @@ void gradients(const SumBlock& p) {
 template <class T>
 void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
   for (int64_t c = 0; c < window.channels; ++c) {
-    float best = read<T>(window.taps[0], c);
+    const auto value = [&](int64_t tap) {
+      const float x = read<T>(window.taps[tap], c);
+      return window.scale != nullptr ? std::fma(x, window.scale[c], window.shift[c]) : x;
+    };
+    float best = value(0);
     uint8_t place = window.places[0];
     for (int64_t tap = 1; tap < window.count; ++tap) {
-      const float x = read<T>(window.taps[tap], c);
+      const float x = value(tap);
       if (best < x || best != best) {
         best = x;
         place = window.places[tap];
       }
+    }
+    if (window.activation != Activation::kNone) {
+      const bool is_cut = !(best > 0.0F) || (window.activation == Activation::kRelu6 && !(best < 6.0F));
+      if (is_cut) place = kNowhere;
+      if (best < 0.0F) best = 0.0F;
+      if (window.activation == Activation::kRelu6 && best > 6.0F) best = 6.0F;
     }
     write<T>(y, c, best);
     where[c] = place;
