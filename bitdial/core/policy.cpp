@@ -20,6 +20,21 @@ std::string_view to_string(TensorRole role) {
   fail("policy", "unknown tensor role {}", static_cast<int>(role));
 }
 
+std::vector<Gemm> readers(TensorRole role, bool is_first_layer) {
+  switch (role) {
+    case TensorRole::kWeight:
+      return is_first_layer ? std::vector{Gemm::kFprop} : std::vector{Gemm::kFprop, Gemm::kBprop};
+    case TensorRole::kInput:
+      return {Gemm::kFprop};
+    case TensorRole::kGradBprop:
+      return {Gemm::kBprop};
+    case TensorRole::kInputWtgrad:
+    case TensorRole::kGradWtgrad:
+      return {Gemm::kWtgrad};
+  }
+  fail("policy", "unknown tensor role {}", static_cast<int>(role));
+}
+
 std::string_view to_string(GemmArithmetic arithmetic) {
   switch (arithmetic) {
     case GemmArithmetic::kInt8:

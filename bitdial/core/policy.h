@@ -47,6 +47,9 @@ struct TensorId {
 enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
 inline constexpr int kGemms = 3;
 
+/// The GEMMs that read an operand; the first layer has no BPROP.
+std::vector<Gemm> readers(TensorRole role, bool is_first_layer);
+
 /// What a GEMM may run on; of the mixed ones the first width is that of the left operand (X, dY, X).
 enum class GemmArithmetic : uint8_t { kInt8, kInt8x16, kInt16x8, kInt16, kBFloat16, kFloat32 };
 inline constexpr int kGemmArithmetics = 6;

@@ -19,22 +19,6 @@ constexpr std::array<TensorRole, kTensorRoles> kRoles = {TensorRole::kWeight, Te
                                                          TensorRole::kInputWtgrad, TensorRole::kGradBprop,
                                                          TensorRole::kGradWtgrad};
 
-// The GEMMs that read an operand; X in WTGRAD has its own role only when it is another copy.
-std::vector<Gemm> readers(TensorRole role) {
-  switch (role) {
-    case TensorRole::kWeight:
-      return {Gemm::kFprop, Gemm::kBprop};
-    case TensorRole::kInput:
-      return {Gemm::kFprop};
-    case TensorRole::kGradBprop:
-      return {Gemm::kBprop};
-    case TensorRole::kInputWtgrad:
-    case TensorRole::kGradWtgrad:
-      return {Gemm::kWtgrad};
-  }
-  return {};
-}
-
 std::string arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
   if (gemm.is_bfloat16) return "bfloat16";
   const bool is_float = gemm.bits_a >= 32 && gemm.bits_b >= 32;
@@ -47,7 +31,7 @@ std::string arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
 
 std::string arithmetic_of(const LayerBinding& layer, TensorRole role, Arithmetic arithmetic) {
   std::string names;
-  for (const Gemm gemm : readers(role)) {
+  for (const Gemm gemm : readers(role, false)) {
     if (!layer.gemm(gemm).is_known) continue;
     const std::string name = arithmetic_name(layer.gemm(gemm), arithmetic);
     if (names.empty()) {

@@ -8,43 +8,54 @@
 namespace bitdial::policies {
 namespace {
 
-constexpr double kMargin = 0.97;
+// Kernels are timed alone, with their results where the last ones were. In a step LibTorch allocates anew.
+constexpr double kMargin = 0.9;
 constexpr std::array<Gemm, kGemms> kAllGemms{Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad};
 constexpr std::array<const char*, kGemms> kGemmNames{"FPROP", "BPROP", "WTGRAD"};
 
 size_t index(Gemm gemm) { return static_cast<size_t>(gemm); }
 bool is_integer(GemmArithmetic arithmetic) { return arithmetic < GemmArithmetic::kBFloat16; }
 
-// One form of an operand or result, wanted by some GEMMs.
+// Forms of an operand that some GEMMs want made for them.
 struct Forms {
-  bool codes = false, bfloat16 = false;
-  void add(GemmArithmetic arithmetic) {
+  bool codes = false, converted = false;
+  void add(GemmArithmetic arithmetic, bool converts) {
     codes = codes || is_integer(arithmetic);
-    bfloat16 = bfloat16 || arithmetic == GemmArithmetic::kBFloat16;
+    converted = converted || converts;
   }
 };
 
 double seconds_of(const Forms& forms, Timings& timings, int layer, TensorRole role) {
   return (forms.codes ? timings.convert(layer, role, false) : 0.0) +
-         (forms.bfloat16 ? timings.convert(layer, role, true) : 0.0);
+         (forms.converted ? timings.convert(layer, role, true) : 0.0);
 }
 
-double seconds_of(const Choice& choice, Timings& timings, int layer, bool has_bprop) {
+// Y has the size of dY, dX of X, dW of W.
+TensorRole size_of_result(Gemm gemm) {
+  return gemm == Gemm::kFprop   ? TensorRole::kGradBprop
+         : gemm == Gemm::kBprop ? TensorRole::kInput
+                                : TensorRole::kWeight;
+}
+
+double seconds_of(const Choice& choice, Timings& timings, int layer, const ChoiceOptions& options) {
   double seconds = 0.0;
   Forms w, x, dy;
   for (const Gemm gemm : kAllGemms) {
-    if (gemm == Gemm::kBprop && !has_bprop) continue;
+    if (gemm == Gemm::kBprop && !options.has_bprop) continue;
     const GemmArithmetic arithmetic = choice.gemms[index(gemm)];
     seconds += timings.gemm(layer, gemm, arithmetic);
-    if (gemm != Gemm::kBprop) x.add(arithmetic);
-    if (gemm != Gemm::kWtgrad) w.add(arithmetic);
-    if (gemm != Gemm::kFprop) dy.add(arithmetic);
-    if (arithmetic != GemmArithmetic::kBFloat16) continue;
-    // The result goes back to float32: Y has the size of dY, dX of X, dW of W.
-    const TensorRole result = gemm == Gemm::kFprop   ? TensorRole::kGradBprop
-                              : gemm == Gemm::kBprop ? TensorRole::kInput
-                                                     : TensorRole::kWeight;
-    seconds += timings.convert(layer, result, true);
+    // Weights and their gradients are float32, the tensors between layers what `between` says. A float GEMM
+    // computes in its own type and hands its result over in theirs.
+    const bool is_bfloat16 = arithmetic == GemmArithmetic::kBFloat16;
+    const bool converts_weight = is_bfloat16;
+    const bool converts =
+        is_bfloat16 || (arithmetic == GemmArithmetic::kFloat32 && options.between == Between::kBFloat16);
+    if (gemm != Gemm::kBprop) x.add(arithmetic, converts);
+    if (gemm != Gemm::kWtgrad) w.add(arithmetic, converts_weight);
+    if (gemm != Gemm::kFprop) dy.add(arithmetic, converts);
+    if (gemm == Gemm::kWtgrad ? converts_weight : converts) {
+      seconds += timings.convert(layer, size_of_result(gemm), true);
+    }
   }
   return seconds + seconds_of(w, timings, layer, TensorRole::kWeight) +
          seconds_of(x, timings, layer, TensorRole::kInput) +
@@ -62,21 +73,6 @@ std::vector<GemmArithmetic> candidates(Gemm gemm, const Widths& widths, const Ch
 TensorRole tensor_of(TensorRole role) {
   if (role == TensorRole::kInputWtgrad) return TensorRole::kInput;
   return role == TensorRole::kGradWtgrad ? TensorRole::kGradBprop : role;
-}
-
-std::vector<Gemm> readers(TensorRole role, bool has_bprop) {
-  switch (role) {
-    case TensorRole::kWeight:
-      return has_bprop ? std::vector{Gemm::kFprop, Gemm::kBprop} : std::vector{Gemm::kFprop};
-    case TensorRole::kInput:
-      return {Gemm::kFprop};
-    case TensorRole::kGradBprop:
-      return {Gemm::kBprop};
-    case TensorRole::kInputWtgrad:
-    case TensorRole::kGradWtgrad:
-      return {Gemm::kWtgrad};
-  }
-  return {};
 }
 
 AptPolicy make_apt(double T, double T_linear, double quantify_rate) {
@@ -103,13 +99,13 @@ GemmArithmetic narrowest(Gemm gemm, const Widths& widths) {
 Choice fastest(Timings& timings, int layer, const Widths& widths, const ChoiceOptions& options) {
   Choice first{.gemms = {narrowest(Gemm::kFprop, widths), narrowest(Gemm::kBprop, widths),
                          narrowest(Gemm::kWtgrad, widths)}};
-  first.seconds = seconds_of(first, timings, layer, options.has_bprop);
+  first.seconds = seconds_of(first, timings, layer, options);
   Choice best = first;
   for (const GemmArithmetic fprop : candidates(Gemm::kFprop, widths, options)) {
     for (const GemmArithmetic bprop : candidates(Gemm::kBprop, widths, options)) {
       for (const GemmArithmetic wtgrad : candidates(Gemm::kWtgrad, widths, options)) {
         Choice one{.gemms = {fprop, bprop, wtgrad}};
-        one.seconds = seconds_of(one, timings, layer, options.has_bprop);
+        one.seconds = seconds_of(one, timings, layer, options);
         if (one.seconds < best.seconds && one.seconds < kMargin * first.seconds) best = one;
       }
     }
@@ -117,8 +113,8 @@ Choice fastest(Timings& timings, int layer, const Widths& widths, const ChoiceOp
   return best;
 }
 
-double uniform_seconds(Timings& timings, int layer, GemmArithmetic arithmetic, bool has_bprop) {
-  return seconds_of({.gemms = {arithmetic, arithmetic, arithmetic}}, timings, layer, has_bprop);
+double uniform_seconds(Timings& timings, int layer, GemmArithmetic arithmetic, const ChoiceOptions& options) {
+  return seconds_of({.gemms = {arithmetic, arithmetic, arithmetic}}, timings, layer, options);
 }
 
 AutoPolicy::AutoPolicy(OptionReader& options)
@@ -166,7 +162,7 @@ GemmArithmetic AutoPolicy::arithmetic(int layer, Gemm gemm) const {
 
 Format AutoPolicy::evaluation_format(TensorId id) const {
   bool has_codes = false, is_float32 = false;
-  for (const Gemm gemm : readers(id.role, !layers_[static_cast<size_t>(id.layer)].is_first)) {
+  for (const Gemm gemm : readers(id.role, layers_[static_cast<size_t>(id.layer)].is_first)) {
     const GemmArithmetic one = arithmetic(id.layer, gemm);
     has_codes = has_codes || is_integer(one);
     is_float32 = is_float32 || one == GemmArithmetic::kFloat32;
@@ -214,7 +210,7 @@ nlohmann::json AutoPolicy::times_of(TensorId id) const {
   nlohmann::json times = nlohmann::json::object();
   if (!timings_) return times;
   const ChoiceOptions options{.bfloat16 = allow_bfloat16_};
-  for (const Gemm gemm : readers(id.role, !layers_[static_cast<size_t>(id.layer)].is_first)) {
+  for (const Gemm gemm : readers(id.role, layers_[static_cast<size_t>(id.layer)].is_first)) {
     nlohmann::json& one = times[kGemmNames[index(gemm)]];
     for (const GemmArithmetic arithmetic : candidates(gemm, widths(id.layer), options)) {
       one[std::string(to_string(arithmetic))] = 1e3 * timings_->gemm(id.layer, gemm, arithmetic);
@@ -226,7 +222,8 @@ nlohmann::json AutoPolicy::times_of(TensorId id) const {
 void AutoPolicy::choose(int layer) {
   Layer& chosen = chosen_[static_cast<size_t>(layer)];
   const ChoiceOptions options{.has_bprop = !layers_[static_cast<size_t>(layer)].is_first,
-                              .bfloat16 = allow_bfloat16_};
+                              .bfloat16 = allow_bfloat16_,
+                              .between = between_};
   const Choice choice = fastest(*timings_, layer, widths(layer), options);
   for (const Gemm gemm : kAllGemms) {
     chosen.is_float[index(gemm)] = choice.gemms[index(gemm)] == GemmArithmetic::kFloat32;

@@ -29,17 +29,19 @@ struct Choice {
 GemmArithmetic narrowest(Gemm gemm, const Widths& widths);
 
 struct ChoiceOptions {
-  bool has_bprop = true;  ///< false for the first layer: nobody reads its dX
-  bool bfloat16 = true;   ///< whether bfloat16 is among the candidates
+  bool has_bprop = true;                ///< false for the first layer: nobody reads its dX
+  bool bfloat16 = true;                 ///< whether bfloat16 is among the candidates
+  Between between = Between::kFloat32;  ///< what X, Y and their gradients are when no GEMM reads them
 };
 
 /// The fastest combination of the narrowest sufficient integers, bfloat16 and float32 for a layer's GEMMs.
 /// An operand that two GEMMs share in one form is made once. Integers stay unless another combination is
-/// faster by 3 %: timings are no more precise.
+/// faster by 10 %.
 Choice fastest(Timings& timings, int layer, const Widths& widths, const ChoiceOptions& options = {});
 
 /// A layer's GEMMs and passes, all on one arithmetic.
-double uniform_seconds(Timings& timings, int layer, GemmArithmetic arithmetic, bool has_bprop = true);
+double uniform_seconds(Timings& timings, int layer, GemmArithmetic arithmetic,
+                       const ChoiceOptions& options = {});
 
 /// Per layer and GEMM the arithmetic that is fastest on this machine among int8, int16, bfloat16 and float32,
 /// of those whose quantisation error stays within APT's bounds: QEM and QPA of `apt` say how many bits each

@@ -51,6 +51,11 @@ double other_seconds(std::span<const models::LayerRow> rows, int64_t batch, cost
          static_cast<double>(kStreamed);
 }
 
+// Those of the policy auto, and the first layer's.
+policies::ChoiceOptions options_of(int layer) {
+  return {.has_bprop = layer > 0, .between = Between::kBFloat16};
+}
+
 LayerPlan plan_layer(const models::LayerRow& row, int index, const kernels::ConvShape& shape,
                      Timings& timings) {
   LayerPlan layer;
@@ -59,7 +64,7 @@ LayerPlan plan_layer(const models::LayerRow& row, int index, const kernels::Conv
   layer.shape = shape;
   layer.macs = shape.macs();
   const bool has_bprop = index > 0;
-  const policies::Choice choice = policies::fastest(timings, index, {}, {.has_bprop = has_bprop});
+  const policies::Choice choice = policies::fastest(timings, index, {}, options_of(index));
   layer.seconds = choice.seconds;
   for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
     if (gemm == Gemm::kBprop && !has_bprop) continue;
@@ -95,7 +100,8 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
     plan.layers.push_back(plan_layer(*layers[i], static_cast<int>(i), shapes[i], *timings));
     plan.layer_seconds += plan.layers.back().seconds;
     for (size_t k = 0; k < kPlanned.size(); ++k) {
-      plan.uniform_seconds[k] += policies::uniform_seconds(*timings, static_cast<int>(i), kPlanned[k], i > 0);
+      plan.uniform_seconds[k] += policies::uniform_seconds(*timings, static_cast<int>(i), kPlanned[k],
+                                                           options_of(static_cast<int>(i)));
     }
   }
   plan.other_seconds = other_seconds(rows, batch, table);

@@ -69,15 +69,18 @@ TEST(Fastest, CountsThePassesThatMakeOperands) {
             (Gemms{GemmArithmetic::kFloat32, GemmArithmetic::kFloat32, GemmArithmetic::kFloat32}));
   EXPECT_DOUBLE_EQ(choice.seconds, 18.0);  // int8: 3 + 3 * 6
   EXPECT_DOUBLE_EQ(uniform_seconds(timings, 0, GemmArithmetic::kInt8), 21.0);
-  EXPECT_DOUBLE_EQ(uniform_seconds(timings, 0, GemmArithmetic::kInt8, false), 20.0);
+  EXPECT_DOUBLE_EQ(uniform_seconds(timings, 0, GemmArithmetic::kInt8, {.has_bprop = false}), 20.0);
   EXPECT_DOUBLE_EQ(uniform_seconds(timings, 0, GemmArithmetic::kBFloat16), 9.0 + 6 * 6.0) << "results, too";
+  // Between bfloat16 tensors float32 converts X, dY, Y and dX, but neither W nor dW.
+  EXPECT_DOUBLE_EQ(uniform_seconds(timings, 0, GemmArithmetic::kFloat32, {.between = Between::kBFloat16}),
+                   18.0 + 4 * 6.0);
 }
 
 TEST(Fastest, IntegersStayUnlessAnotherIsClearlyFaster) {
   FakeTimings timings;
-  timings.general[GemmArithmetic::kFloat32] = 0.98;
+  timings.general[GemmArithmetic::kFloat32] = 0.92;
   EXPECT_EQ(fastest(timings, 0, {}).gemms[0], GemmArithmetic::kInt8);
-  timings.general[GemmArithmetic::kFloat32] = 0.96;
+  timings.general[GemmArithmetic::kFloat32] = 0.88;
   EXPECT_EQ(fastest(timings, 0, {}).gemms[0], GemmArithmetic::kFloat32);
 }
 

@@ -33,6 +33,7 @@ struct Isa {
 
   static Sum set(int32_t value) { return _mm512_set1_epi32(value); }
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }
+  static Sum times_256(Sum a) { return _mm512_slli_epi32(a, 8); }
 
   static int32_t sum_bytes(const uint8_t* p, int64_t count) {
     __m512i sums = _mm512_setzero_si512();

@@ -97,6 +97,9 @@ class Gather {
   /// sums may wrap on the way).
   bool zeros_fit();
 
+  /// Whether the sums of an input of two digits and weights of one fit int32 as a whole.
+  bool digits_join() const;
+
   // ---- sums of weights ----
 
   /// Per weight digit, border class and column: the sum of the weights under the class's taps; for the fast
@@ -231,29 +234,39 @@ class Gather {
   template <int kRows, int kVectors>
   BITDIAL_INLINE void run_tile(const Tile& tile, const Pixel* pixels, int64_t count,
                                const double* sums) const {
-    constexpr int kMiddle = (2 * kRows + 2) / 3;
-    constexpr int kSmall = (kRows + 2) / 3;
     if (!fast_) {
       if (wide_) {
         exact_tile<kRows, kVectors, int64_t>(tile, pixels, count, sums);
       } else {
         exact_tile<kRows, kVectors, double>(tile, pixels, count, sums);
       }
+    } else if (joined_) {
+      direct_tile<kRows, kVectors, 2>(tile, pixels, count);
     } else if (needs_sums_ || input_split_.count * weight_split_.count > 1) {
       digit_tile<kRows, kVectors>(tile, pixels, count, sums);
-    } else if (count > kMiddle) {
+    } else {
+      direct_tile<kRows, kVectors, 1>(tile, pixels, count);
+    }
+  }
+
+  /// Whole results in the registers' int32 sums.
+  template <int kRows, int kVectors, int kDigits>
+  BITDIAL_INLINE void direct_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
+    constexpr int kMiddle = (2 * kRows + 2) / 3;
+    constexpr int kSmall = (kRows + 2) / 3;
+    if (count > kMiddle) {
       const bool whole = count == kRows && tile.plain;
       if (whole && p_.output.type == OutputType::kBFloat16) {
-        byte_tile<kRows, kVectors, uint16_t>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, uint16_t>(tile, pixels, count);
       } else if (whole) {
-        byte_tile<kRows, kVectors, float>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, float>(tile, pixels, count);
       } else {
-        byte_tile<kRows, kVectors, void>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, void>(tile, pixels, count);
       }
     } else if (count > kSmall) {
-      byte_tile<kMiddle, kVectors, void>(tile, pixels, count);
+      byte_tile<kMiddle, kVectors, kDigits, void>(tile, pixels, count);
     } else {
-      byte_tile<kSmall, kVectors, void>(tile, pixels, count);
+      byte_tile<kSmall, kVectors, kDigits, void>(tile, pixels, count);
     }
   }
 
@@ -286,9 +299,10 @@ class Gather {
     return tile.output + pixel.output * p_.output_stride;
   }
 
-  /// One digit each, no sums over the pixel needed: float(S) * scale (+ bias) straight from the registers.
-  /// `Out` is the output's type where all rows and columns are real and there is no bias, else void.
-  template <int kRows, int kVectors, class Out>
+  /// Weights of one digit, no sums over the pixel needed: float(S) * scale (+ bias) straight from the
+  /// registers. The input's digits are added up in one sum. `Out` is the output's type where all rows and
+  /// columns are real and there is no bias, else void.
+  template <int kRows, int kVectors, int kDigits, class Out>
   __attribute__((noinline)) void byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const;
 
   /// Several digits, or weights with a zero point that all columns share.
@@ -329,7 +343,7 @@ class Gather {
   DigitSplit input_split_, weight_split_;
   int64_t panel_count_, padded_columns_;
   PixelList shared_list_;
-  bool fast_ = false, needs_sums_ = false, wide_ = false, in_place_ = false;
+  bool fast_ = false, needs_sums_ = false, joined_ = false, wide_ = false, in_place_ = false;
   int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0;
   int64_t col_classes_ = 0, class_count_ = 0, pixel_bytes_ = 0, row_bytes_ = 0;
   int64_t images_ = 1, block_rows_ = 1, row_blocks_ = 1, blocks_ = 1, splits_ = 1;

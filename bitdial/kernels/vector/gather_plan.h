@@ -80,6 +80,7 @@ void Gather<Isa>::prepare_params() {
   for (const QuantParams& params : p_.input.params) offsets |= params.offset != 0.0F;
   fast_ = uniform && !offsets && p_.input.params.size() == 1 && zeros_fit();
   needs_sums_ = !fast_ || weight_zero_[0] != 0 || weight_zero_[1] != 0;
+  joined_ = fast_ && !needs_sums_ && digits_join();
   wide_ = tap_rows_ * tap_cols_ * p_.channels > (int64_t{1} << 18);
 }
 
@@ -98,6 +99,17 @@ bool Gather<Isa>::zeros_fit() {
   constexpr int64_t kLargest = (int64_t{1} << 31) - 1;
   const int64_t products = tap_rows_ * tap_cols_ * p_.channels;
   return largest_a < 1 << 16 && largest_b < 1 << 16 && products <= kLargest / (largest_a * largest_b);
+}
+
+template <class Isa>
+bool Gather<Isa>::digits_join() const {
+  if (input_split_.count != 2 || weight_split_.count != 1) return false;
+  const int64_t zero_a = input_split_.zero + p_.input.params[0].zero_code;
+  const auto zero_b = static_cast<int64_t>(weight_zeros_[0]);
+  const int64_t largest_a = std::max(zero_a, 65535 - zero_a);
+  const int64_t largest_b = std::max(128 + zero_b, 127 - zero_b);
+  const int64_t products = tap_rows_ * tap_cols_ * p_.channels;
+  return products <= ((int64_t{1} << 31) - 1) / (largest_a * largest_b);
 }
 
 template <class Isa>

@@ -6,10 +6,8 @@
 namespace bitdial::kernels::vector {
 
 template <class Isa>
-template <int kRows, int kVectors, class Out>
+template <int kRows, int kVectors, int kDigits, class Out>
 void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
-  const uint8_t* rows[kRows];
-  find_rows<kRows>(tile, 0, pixels, count, rows);
   if constexpr (!std::is_void_v<Out>) {
     // The output's cache lines arrive while the products are computed.
     for (int i = 0; i < kRows; ++i) {
@@ -20,15 +18,22 @@ void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count
     }
   }
   typename Isa::Sum sums[kRows][kVectors];
-  const int32_t* starts = starts_at(tile.class_index, 0, 0) + tile.panel.begin;
+#pragma GCC unroll 2
+  for (int digit = kDigits - 1; digit >= 0; --digit) {
+    const int32_t* starts = starts_at(tile.class_index, digit, 0) + tile.panel.begin;
 #pragma GCC unroll 4
-  for (int j = 0; j < kVectors; ++j) {
-    const typename Isa::Sum start = Isa::load(starts + j * Isa::kWidth);
+    for (int j = 0; j < kVectors; ++j) {
+      const typename Isa::Sum start = Isa::load(starts + j * Isa::kWidth);
 #pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i) sums[i][j] = start;
+      for (int i = 0; i < kRows; ++i) {
+        sums[i][j] = digit == kDigits - 1 ? start : Isa::add(Isa::times_256(sums[i][j]), start);
+      }
+    }
+    const uint8_t* rows[kRows];
+    find_rows<kRows>(tile, digit, pixels, count, rows);
+    multiply_tile<Isa, kRows, kVectors>(rows, panels_.data(tile.panel, 0), tile.cls.segments,
+                                        tile.cls.segment_count, sums);
   }
-  multiply_tile<Isa, kRows, kVectors>(rows, panels_.data(tile.panel, 0), tile.cls.segments,
-                                      tile.cls.segment_count, sums);
 #pragma GCC unroll 32
   for (int i = 0; i < kRows; ++i) {
     typename Isa::Float values[kVectors];

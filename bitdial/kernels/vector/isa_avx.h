@@ -29,6 +29,7 @@ struct AvxBase {
 
   static Sum set(int32_t value) { return _mm256_set1_epi32(value); }
   static Sum add(Sum a, Sum b) { return _mm256_add_epi32(a, b); }
+  static Sum times_256(Sum a) { return _mm256_slli_epi32(a, 8); }
 
   static int32_t sum_bytes(const uint8_t* p, int64_t count) {
     __m256i sums = _mm256_setzero_si256();

@@ -12,7 +12,7 @@
 //
 //   kWidth               int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
 //   kRows[v]             rows of a tile whose panels are v vectors wide
-//   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v)
+//   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v), times_256(v)
 //   Panel load_panel(p)  4 * kWidth signed bytes
 //   Quad broadcast(p)    4 unsigned bytes;  load_quads(p)  4 for each lane
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32

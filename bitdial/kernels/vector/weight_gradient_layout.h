@@ -57,8 +57,8 @@ void WeightGradient<Isa>::pack_dy_row(int64_t block, int64_t oh) {
   Workspace workspace;
   auto* staged = workspace.take<uint8_t>(dy_split_.count * 4 * padded_columns_);
   // Pixels of narrow tensors go several at a time: each cache line is read once.
-  const bool dense = dy_split_.count == 1 && panel_count_ == 1 && p_.dy_pixel == p_.columns &&
-                     p_.columns == padded_columns_ && 64 % p_.columns == 0;
+  const bool dense =
+      panel_count_ == 1 && p_.dy_pixel == p_.columns && p_.columns == padded_columns_ && 64 % p_.columns == 0;
   const int64_t step = dense ? std::min<int64_t>(64 / p_.dy_pixel, p_.cols.out) : 1;
   for (int64_t begin = 0; begin < quads_; begin += kTogether) {
     for (int64_t ow = 0; ow < p_.cols.out; ow += step) {
@@ -81,22 +81,32 @@ void WeightGradient<Isa>::pack_dy_row(int64_t block, int64_t oh) {
 template <class Isa>
 void WeightGradient<Isa>::pack_dense_dy(int64_t image, int64_t in_image, int64_t count, int64_t pixel,
                                         int64_t quad) const {
+  alignas(64) uint8_t digits[2][4 * 64];
   alignas(64) int8_t packed[4 * 64];
+  const int64_t columns = count * p_.dy_pixel;
   const int64_t stride = p_.rows.out * p_.cols.out * p_.dy_pixel;
-  const uint8_t* codes =
-      static_cast<const uint8_t*>(p_.dy.codes) + p_.dy_first + image * stride + in_image * p_.dy_pixel;
-  const uint8_t* rows[4] = {codes, codes + stride, codes + 2 * stride, codes + 3 * stride};
-  int8_t* target = panel_data(panels_[0], 0) + (pixel * quads_ + quad) * p_.dy_pixel * 4;
-  if (count * p_.dy_pixel == 64 && count == 1) {
-    interleave_4_rows(rows, dy_split_.flip[0], 64, target);
-    return;
+  const int64_t first = p_.dy_first + image * stride + in_image * p_.dy_pixel;
+  const bool direct = dy_split_.count == 1;
+  for (int64_t n = 0; !direct && n < 4; ++n) {
+    split_digits<Isa>(dy_split_, p_.dy.codes, first + n * stride, columns, digits[0] + n * 64, 4 * 64);
   }
-  interleave_4_rows(rows, dy_split_.flip[0], count * p_.dy_pixel, packed);
+  const uint8_t* codes = static_cast<const uint8_t*>(p_.dy.codes) + first;
+  const uint8_t flip = direct ? dy_split_.flip[0] : uint8_t{0};
   constexpr int64_t kPiece = 4 * Isa::kWidth;
-  for (int64_t i = 0; i < count; ++i) {
-    int8_t* pixel_target = target + i * quads_ * p_.dy_pixel * 4;
-    for (int64_t j = 0; j < 4 * p_.dy_pixel; j += kPiece) {
-      std::memcpy(pixel_target + j, packed + i * p_.dy_pixel * 4 + j, kPiece);
+  for (int d = 0; d < dy_split_.count; ++d) {
+    const uint8_t* rows[4];
+    for (int n = 0; n < 4; ++n) rows[n] = direct ? codes + n * stride : digits[d] + n * 64;
+    int8_t* target = panel_data(panels_[0], d) + (pixel * quads_ + quad) * p_.dy_pixel * 4;
+    if (columns == 64 && count == 1) {
+      interleave_4_rows(rows, flip, 64, target);
+      continue;
+    }
+    interleave_4_rows(rows, flip, columns, packed);
+    for (int64_t i = 0; i < count; ++i) {
+      int8_t* pixel_target = target + i * quads_ * p_.dy_pixel * 4;
+      for (int64_t j = 0; j < 4 * p_.dy_pixel; j += kPiece) {
+        std::memcpy(pixel_target + j, packed + i * p_.dy_pixel * 4 + j, kPiece);
+      }
     }
   }
 }
@@ -109,7 +119,8 @@ void WeightGradient<Isa>::pack_dy_quad(int64_t image, int64_t in_image, int64_t 
   const int64_t first = p_.dy_first + image * stride + in_image * p_.dy_pixel;
   const bool direct = dy_split_.count == 1 && image + 4 <= p_.batch;
   if (!direct) {
-    std::memset(staged, 0, static_cast<size_t>(dy_split_.count * plane));
+    const bool whole = image + 4 <= p_.batch && p_.columns == padded_columns_;
+    if (!whole) std::memset(staged, 0, static_cast<size_t>(dy_split_.count * plane));
     for (int64_t i = 0; i < std::min<int64_t>(4, p_.batch - image); ++i) {
       split_digits<Isa>(dy_split_, p_.dy.codes, first + i * stride, p_.columns, staged + i * padded_columns_,
                         plane);
