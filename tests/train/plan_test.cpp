@@ -74,7 +74,8 @@ TEST(Plan, AddsUpItsLayers) {
   }
   EXPECT_DOUBLE_EQ(plan.layer_seconds, sum);
   EXPECT_DOUBLE_EQ(plan.step_seconds(), plan.layer_seconds + plan.other_seconds);
-  EXPECT_DOUBLE_EQ(plan.uniform_seconds[3], 65e-3) << "float32: 22 * 3 - 1 GEMMs and no pass";
+  EXPECT_GT(plan.uniform_seconds[3], 65e-3)
+      << "float32: 22 * 3 - 1 GEMMs and the passes from and to bfloat16";
   EXPECT_LE(plan.layer_seconds, plan.uniform_seconds[0]);
   EXPECT_EQ(plan.uncertain, 0);
 }
@@ -84,9 +85,10 @@ TEST(Plan, CountsBytesOnce) {
   std::vector<models::LayerRow> rows{conv_row(8, 6, 1)};
   const StepPlan plan = plan_step(rows, 2, table);
   const int64_t x = 2 * 81 * 8, w = 6 * 9 * 8, y = 2 * 25 * 6;
-  // The same time for all and no pass for float32: FPROP reads X and W and writes Y, WTGRAD X and dY and dW.
-  EXPECT_EQ(plan.layers[0].gemms[0].choice, GemmArithmetic::kFloat32);
-  EXPECT_EQ(plan.layers[0].bytes, 4 * (x + w + y) + 4 * (x + y + w));
+  // The same time for all, and the fewest passes for int8: FPROP reads X and W and writes Y, WTGRAD X and dY
+  // and dW.
+  EXPECT_EQ(plan.layers[0].gemms[0].choice, GemmArithmetic::kInt8);
+  EXPECT_EQ(plan.layers[0].bytes, (x + w + 4 * y) + (x + y + 4 * w));
 }
 
 TEST(Plan, AsJson) {

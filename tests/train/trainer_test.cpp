@@ -261,8 +261,9 @@ TEST_F(TrainerTest, LearnsWithTheFastestArithmetic) {
   std::vector<int64_t> measured;
   options_.measuring = [&](int64_t done, int64_t) { measured.push_back(done); };
   expect_resume_is_exact(recipe, {3, 2});
-  // Five layers, of the first FPROP and WTGRAD alone, in three arithmetics: once for all runs.
-  EXPECT_EQ(measured.size(), 3U * (5 * 3 - 1) + 1);
+  // Five layers, of the first FPROP and WTGRAD alone, in three arithmetics. Later runs measure only what
+  // other work on the cores disturbed.
+  EXPECT_GE(measured.size(), 3U * (5 * 3 - 1) + 1);
   EXPECT_EQ(fs::exists(folder_ / "cache/bitdial"), true);
   const auto lines = read_lines(run("whole") / "precision.jsonl");
   EXPECT_TRUE(lines.front().at("evidence").contains("bits_needed"));
