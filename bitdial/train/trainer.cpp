@@ -45,7 +45,8 @@ auto at_step(const StepInfo& info, Action&& action) {
 
 class Trainer {
  public:
-  Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options);
+  /// `resumes`: what policies may have decided by, times of this machine, stays as it is known.
+  Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options, bool resumes = false);
 
   void start_from_init();
   void restore(const Checkpoint& checkpoint);
@@ -111,7 +112,7 @@ std::shared_ptr<models::Network> make_network(const Recipe& recipe, const models
   return models::make(recipe.model.name, options);
 }
 
-Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options)
+Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options, bool resumes)
     : recipe_(std::move(recipe)),
       run_(std::move(run)),
       options_(options),
@@ -138,7 +139,8 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options)
   session_.emplace(policy_, std::move(session_settings));
   session_->attach(*network_);
   const int64_t parts = std::min(recipe_.train.micro_batches, recipe_.data.batch_size);
-  provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring);
+  provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring,
+                  resumes);
   optimizer_.emplace(recipe_.optimizer, *network_);
   session_->set_weight_updater(&*optimizer_);
 }
@@ -508,7 +510,7 @@ TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& 
     check_recipe(recipe);
     run.replace_recipe(recipe);
   }
-  Trainer trainer(recipe, std::move(run), options);
+  Trainer trainer(recipe, std::move(run), options, /*resumes=*/true);
   trainer.restore(checkpoint);
   return trainer.run();
 }

@@ -100,6 +100,19 @@ class TrainerTest : public ::testing::Test {
     expect_same_runs(run("whole"), run("parts"));
   }
 
+  // What other work on the cores disturbed would be measured again by the next run.
+  static void trust_times(const fs::path& folder) {
+    int files = 0;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      std::ifstream in(entry.path());
+      nlohmann::json table = nlohmann::json::parse(in);
+      for (auto& time : table.at("times")) time["certain"] = true;
+      std::ofstream(entry.path()) << table;
+      ++files;
+    }
+    EXPECT_EQ(files, 1);
+  }
+
   struct Closer {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
@@ -260,11 +273,13 @@ TEST_F(TrainerTest, LearnsWithTheFastestArithmetic) {
   recipe.precision.options = {{"quantify_rate", 0.0}};
   std::vector<int64_t> measured;
   options_.measuring = [&](int64_t done, int64_t) { measured.push_back(done); };
+  train(recipe, run("measuring"), options_);
+  // Five layers, of the first FPROP and WTGRAD alone, in three arithmetics.
+  EXPECT_EQ(measured.size(), 3U * (5 * 3 - 1) + 1);
+  trust_times(folder_ / "cache/bitdial");
+  measured.clear();
   expect_resume_is_exact(recipe, {3, 2});
-  // Five layers, of the first FPROP and WTGRAD alone, in three arithmetics. Later runs measure only what
-  // other work on the cores disturbed.
-  EXPECT_GE(measured.size(), 3U * (5 * 3 - 1) + 1);
-  EXPECT_EQ(fs::exists(folder_ / "cache/bitdial"), true);
+  EXPECT_TRUE(measured.empty());
   const auto lines = read_lines(run("whole") / "precision.jsonl");
   EXPECT_TRUE(lines.front().at("evidence").contains("bits_needed"));
   const EvaluationReport report = evaluate_checkpoint(run("whole"), {});
