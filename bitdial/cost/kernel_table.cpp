@@ -47,7 +47,7 @@ uint64_t hash_of(const std::string& text) {
 KernelTable::Measure stopwatch() {
   // Made on first use: its warm-up runs the reference loop.
   return [watch = std::shared_ptr<Stopwatch>()](const std::function<void()>& work) mutable {
-    if (!watch) watch = std::make_shared<Stopwatch>();
+    if (!watch) watch = std::make_shared<Stopwatch>(StopwatchOptions{.cold = true});
     return watch->time(work);
   };
 }

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "bitdial/kernels/reference_loop.h"
 
@@ -15,6 +17,7 @@ struct StopwatchOptions {
   int repetitions = 7;          ///< on uncontended cores, that the median is taken from (slow work: 2)
   double patience = 15.0;       ///< gives up after the time of so many repetitions,
   double least_seconds = 0.05;  ///< but not before
+  bool cold = false;            ///< sweep the caches before each repetition
 };
 
 /// Times pieces of work on a machine that others may use, by the rule of kernels/reference_loop.h:
@@ -30,11 +33,14 @@ class Stopwatch {
   Timing time(const std::function<void()>& work);
 
  private:
-  Timing beside_others(const std::function<void()>& work) const;
+  Timing beside_others(const std::function<void()>& work);
+  /// Leaves nothing of the work's operands in the caches: in a training step most of them come from memory.
+  void sweep_caches();
 
   StopwatchOptions options_;
   kernels::ReferenceLoop reference_;
   int contended_in_a_row_ = 0;
+  std::vector<uint64_t> swept_;
 };
 
 }  // namespace bitdial::cost

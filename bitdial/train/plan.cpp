@@ -11,6 +11,9 @@ namespace {
 // Bytes that move per element of a normalised layer's output in a step, GEMMs and quantising aside: bfloat16
 // written by the GEMM, read and normalised; read twice and written once in backward.
 constexpr double kBytesPerActivation = 17.0;
+// The same without a norm: the GEMM's output read and the activation written; the gradient brought in front
+// of the activation and quantised.
+constexpr double kBytesPerPlainActivation = 10.0;
 // Weight, gradient and momentum read, weight and momentum written, gradient cleared: float32.
 constexpr double kBytesPerParameter = 24.0;
 constexpr double kBytesPerStreamed = 8.0;  // Pass::kStream: one float32 read, one written
@@ -42,9 +45,16 @@ int64_t gemm_bytes(const kernels::ConvShape& s, const GemmPlan& plan) {
 
 double other_seconds(std::span<const models::LayerRow> rows, int64_t batch, cost::KernelTable& table) {
   double bytes = 0.0;
-  for (const models::LayerRow& row : rows) {
-    const int64_t outputs = row.output.channels * row.output.height * row.output.width * batch;
-    if (!has_gemms(row)) bytes += kBytesPerActivation * static_cast<double>(outputs);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const models::LayerRow& row = rows[i];
+    const auto outputs =
+        static_cast<double>(row.output.channels * row.output.height * row.output.width * batch);
+    const bool has_norm = i + 1 < rows.size() && rows[i + 1].kind == "norm2d";
+    if (!has_gemms(row)) {
+      bytes += kBytesPerActivation * outputs;
+    } else if (!has_norm) {
+      bytes += kBytesPerPlainActivation * outputs;
+    }
     bytes += kBytesPerParameter * static_cast<double>(row.parameters);
   }
   return bytes / kBytesPerStreamed * table.pass(cost::Pass::kStream, kStreamed) /
