@@ -7,17 +7,8 @@ namespace bitdial::kernels::depthwise {
 namespace {
 
 const DepthwiseKernels* kernels_of(Isa isa) {
-  switch (isa) {
-    case Isa::kScalar:
-      return nullptr;
-    case Isa::kAvx2:
-    case Isa::kAvxVnni:
-      return avx2::kDepthwise;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx:
-      return avx512vnni::kDepthwise;
-  }
-  return nullptr;
+  static constexpr const DepthwiseKernels* kNone = nullptr;
+  return by_vector_width(isa, kNone, avx2::kDepthwise, avx512vnni::kDepthwise);
 }
 
 void forward(const ConvShape& s, const Operand& x, const Operand& w, const float* bias, const Output& y) {

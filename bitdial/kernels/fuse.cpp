@@ -165,17 +165,7 @@ Memberships memberships(int64_t in, int64_t out, const PoolShape& s) {
 }  // namespace
 
 const FuseKernels& fuse_kernels() {
-  switch (active_isa()) {
-    case Isa::kScalar:
-      return scalar::kFuse;
-    case Isa::kAvx2:
-    case Isa::kAvxVnni:
-      return avx2::kFuse;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx:
-      return avx512vnni::kFuse;
-  }
-  return scalar::kFuse;
+  return by_vector_width(active_isa(), scalar::kFuse, avx2::kFuse, avx512vnni::kFuse);
 }
 
 Range compute(const AffineTensor& y) {

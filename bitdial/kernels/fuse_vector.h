@@ -63,12 +63,24 @@ struct VectorFuse {
     return V::multiply_add(bounded, V::div(p, q), V::set(0.5F));
   }
 
+  // ReLU or ReLU6 of x; returns where the gradient passes. An x that is NaN stays (x86 order of operands).
+  static M clamp(Activation activation, F& x) {
+    const F zero = V::set(0.0F);
+    M passes = V::less(zero, x);
+    if (activation == Activation::kRelu6) {
+      const F six = V::set(6.0F);
+      passes = V::both(passes, V::less(x, six));
+      x = V::min(six, x);
+    }
+    x = V::max(zero, x);
+    return passes;
+  }
+
   template <class T, bool kSecond>
   static void affine_of(const AffineBlock& p) {
     const auto* a = static_cast<const T*>(p.a);
     const auto* b = static_cast<const T*>(p.b);
     auto* y = static_cast<T*>(p.y);
-    const F zero = V::set(0.0F), six = V::set(6.0F);
     int64_t c = p.phase;
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
       F x = V::multiply_add(load_some(a + i, count), V::load(p.scale_a + c), V::load(p.shift + c));
@@ -76,12 +88,7 @@ struct VectorFuse {
       if (p.activation == Activation::kGelu) {
         x = V::mul(x, evaluate(kNormalDistribution, x));
       } else if (p.activation != Activation::kNone) {
-        M passes = V::less(zero, x);
-        if (p.activation == Activation::kRelu6) {
-          passes = V::both(passes, V::less(x, six));
-          x = V::min(six, x);
-        }
-        x = V::max(zero, x);  // x86 order: an x that is NaN stays
+        const M passes = clamp(p.activation, x);
         if (p.mask != nullptr) p.mask[i / kLanes] = V::bits(V::both(passes, V::first(count)));
       }
       store_some(y + i, rounded<T>(x), count);
@@ -133,9 +140,8 @@ struct VectorFuse {
   template <class T, bool kAffine>
   static void max_pool_of(const PoolWindow& window, void* to, uint8_t* where) {
     auto* y = static_cast<T*>(to);
-    const F zero = V::set(0.0F), six = V::set(6.0F);
     for_each_vector(window.channels, [&](int64_t c, int64_t count) {
-      F scale = zero, shift = zero;
+      F scale = V::set(0.0F), shift = scale;
       if constexpr (kAffine) {
         scale = load_some(window.scale + c, count);
         shift = load_some(window.shift + c, count);
@@ -154,12 +160,7 @@ struct VectorFuse {
         place = V::choose(better, V::set_int(window.places[tap]), place);
       }
       if (window.activation != Activation::kNone) {
-        M passes = V::less(zero, best);
-        if (window.activation == Activation::kRelu6) {
-          passes = V::both(passes, V::less(best, six));
-          best = V::min(six, best);
-        }
-        best = V::max(zero, best);  // x86 order: NaN stays
+        const M passes = clamp(window.activation, best);
         place = V::choose(passes, place, V::set_int(kNowhere));
       }
       store_some(y + c, rounded<T>(best), count);

@@ -18,6 +18,23 @@ std::span<const Isa> available_isas();  ///< from kScalar up
 /// The best available one, or what BITDIAL_ISA names; throws Error if the CPU lacks it.
 Isa active_isa();
 
+/// Of kernels that differ by the width of vectors only, the ones that `isa` runs.
+template <class Kernels>
+const Kernels& by_vector_width(Isa isa, const Kernels& scalar, const Kernels& avx2,
+                               const Kernels& avx512vnni) {
+  switch (isa) {
+    case Isa::kScalar:
+      return scalar;
+    case Isa::kAvx2:
+    case Isa::kAvxVnni:
+      return avx2;
+    case Isa::kAvx512Vnni:
+    case Isa::kAmx:
+      return avx512vnni;
+  }
+  return scalar;
+}
+
 /// Runs the kernels of one instruction set for the lifetime of the object (tests, benchmarks). Not
 /// thread-safe.
 class ScopedIsa {

@@ -32,17 +32,7 @@ namespace {
 constexpr int64_t kGrain = 32;
 
 const QuantizeKernels& active_kernels() {
-  switch (active_isa()) {
-    case Isa::kScalar:
-      return scalar::kQuantize;
-    case Isa::kAvx2:
-    case Isa::kAvxVnni:
-      return avx2::kQuantize;
-    case Isa::kAvx512Vnni:
-    case Isa::kAmx:
-      return avx512vnni::kQuantize;
-  }
-  return scalar::kQuantize;
+  return by_vector_width(active_isa(), scalar::kQuantize, avx2::kQuantize, avx512vnni::kQuantize);
 }
 
 template <class Input>

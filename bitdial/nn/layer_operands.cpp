@@ -158,11 +158,8 @@ std::optional<QuantParams> LayerOperands::next_weight_params() const {
       format.granularity != Granularity::kTensor) {
     return std::nullopt;
   }
-  if (record.is_prescribed) return record.params[0];
-  if (format.rule == ScaleRule::kFixed) return bitdial::choose_params(format, Range{});
-  const auto stored = stored_range(TensorRole::kWeight, format);
-  if (!stored) return std::nullopt;
-  return bitdial::choose_params(format, *stored);
+  const auto prescribed = record.is_prescribed ? std::optional(record.params[0]) : std::nullopt;
+  return unmeasured_params(TensorRole::kWeight, format, prescribed);
 }
 
 std::shared_ptr<SessionCore> LayerOperands::core() const {
@@ -223,11 +220,8 @@ LayerOperands::Copies LayerOperands::quantize(TensorRole role, OperandSource& x,
 LayerOperands::Scales LayerOperands::choose_scales(TensorRole role, OperandSource& x,
                                                    const TensorPlan& plan) {
   const Format& format = plan.format;
-  if (plan.params) return {.params = {*plan.params}, .ranges = {}};
-  if (format.rule == ScaleRule::kFixed)
-    return {.params = {bitdial::choose_params(format, Range{})}, .ranges = {}};
-  if (const auto stored = stored_range(role, format)) {
-    return {.params = {bitdial::choose_params(format, *stored)}, .ranges = {}};
+  if (const auto params = unmeasured_params(role, format, plan.params)) {
+    return {.params = {*params}, .ranges = {}};
   }
   const bool is_plain =
       format.granularity == Granularity::kTensor && format.range_statistic == RangeStatistic::kExtreme;
@@ -237,6 +231,16 @@ LayerOperands::Scales LayerOperands::choose_scales(TensorRole role, OperandSourc
   check_finite(role, ops::union_of(scales.ranges));
   scales.params = ops::choose_params(format, scales.ranges);
   return scales;
+}
+
+// The one scale that is known without a look at the tensor: the policy's, the format's, or that of a stored
+// range.
+std::optional<QuantParams> LayerOperands::unmeasured_params(
+    TensorRole role, const Format& format, const std::optional<QuantParams>& prescribed) const {
+  if (prescribed) return prescribed;
+  if (format.rule == ScaleRule::kFixed) return bitdial::choose_params(format, Range{});
+  const auto stored = stored_range(role, format);
+  return stored ? std::optional(bitdial::choose_params(format, *stored)) : std::nullopt;
 }
 
 // The range to use without a look at the tensor: of earlier steps in training, the running one in

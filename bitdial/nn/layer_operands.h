@@ -47,6 +47,8 @@ class LayerOperands : public ops::Operands {
   TensorPlan plan(TensorRole role, TensorProbe& probe);
   Copies quantize(TensorRole role, OperandSource& x, const TensorPlan& plan, Wanted wanted);
   Scales choose_scales(TensorRole role, OperandSource& x, const TensorPlan& plan);
+  std::optional<QuantParams> unmeasured_params(TensorRole role, const Format& format,
+                                               const std::optional<QuantParams>& prescribed) const;
   std::optional<Range> stored_range(TensorRole role, const Format& format) const;
   void check_finite(TensorRole role, const Range& range) const;
   RandomKey key(TensorRole role);

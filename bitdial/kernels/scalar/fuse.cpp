@@ -50,6 +50,14 @@ float evaluate(const GeluFit& fit, float x) {
   return std::fma(bounded, p / q, 0.5F);
 }
 
+// ReLU or ReLU6 of y; returns whether the gradient passes. A y that is NaN stays.
+bool clamp(Activation activation, float& y) {
+  const bool passes = y > 0.0F && (activation != Activation::kRelu6 || y < 6.0F);
+  if (y < 0.0F) y = 0.0F;
+  if (activation == Activation::kRelu6 && y > 6.0F) y = 6.0F;
+  return passes;
+}
+
 template <class T>
 void affine(const AffineBlock& p) {
   for (int64_t i = 0; i < p.count; ++i) {
@@ -59,12 +67,7 @@ void affine(const AffineBlock& p) {
     bool passes = true;
     if (p.activation == Activation::kGelu) y *= evaluate(kNormalDistribution, y);
     if (p.activation == Activation::kRelu || p.activation == Activation::kRelu6) {
-      passes = y > 0.0F;
-      if (y < 0.0F) y = 0.0F;
-    }
-    if (p.activation == Activation::kRelu6) {
-      passes = passes && y < 6.0F;
-      if (y > 6.0F) y = 6.0F;
+      passes = clamp(p.activation, y);
     }
     if (p.mask != nullptr) {
       if (i % 16 == 0) p.mask[i / 16] = 0;
@@ -104,12 +107,7 @@ void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
         place = window.places[tap];
       }
     }
-    if (window.activation != Activation::kNone) {
-      const bool is_cut = !(best > 0.0F) || (window.activation == Activation::kRelu6 && !(best < 6.0F));
-      if (is_cut) place = kNowhere;
-      if (best < 0.0F) best = 0.0F;
-      if (window.activation == Activation::kRelu6 && best > 6.0F) best = 6.0F;
-    }
+    if (window.activation != Activation::kNone && !clamp(window.activation, best)) place = kNowhere;
     write<T>(y, c, best);
     where[c] = place;
   }
