@@ -71,9 +71,8 @@ class TensorProbe {
   virtual ~TensorProbe() = default;
   virtual Range range() = 0;
   virtual double abs_sum() = 0;  ///< sum |x|
-  /// sum |x^| for the symmetric power-of-two format of `word_length` bits and step 2^exponent, nearest
-  /// rounding.
-  virtual double quantized_abs_sum(int word_length, int exponent) = 0;
+  /// sum |x^| for codes -2^(n-1) .. 2^(n-1)-1 of n = `word_length` bits and a step > 0, nearest rounding.
+  virtual double quantized_abs_sum(int word_length, float step) = 0;
 };
 
 /// What every quantise pass counts on the way.

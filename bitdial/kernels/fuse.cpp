@@ -46,7 +46,8 @@ class AffineBlocks {
  public:
   explicit AffineBlocks(const AffineTensor& y)
       : y_(y),
-        run_(fuse_kernels().affine[index_of(y.type)]),
+        run_(
+            (y.values != nullptr ? fuse_kernels().affine : fuse_kernels().affine_to_float)[index_of(y.type)]),
         scale_a_(repeated(y.scale_a, y.shape.channels, 1.0F)),
         scale_b_(repeated(y.scale_b, y.shape.channels, 1.0F)),
         shift_(repeated(y.shift, y.shape.channels, 0.0F)) {
@@ -55,7 +56,7 @@ class AffineBlocks {
   }
 
   ComputedTensor tensor() const {
-    return {.type = y_.type,
+    return {.type = y_.values != nullptr ? y_.type : OutputType::kFloat32,
             .compute = [this](int64_t begin, int64_t end, void* to) { compute(begin, end, to); },
             .values = y_.values};
   }

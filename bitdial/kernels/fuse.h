@@ -37,8 +37,8 @@ struct AffineTensor {
 /// Computes y into `values` and returns its range (both members NaN if an element is not finite).
 Range compute(const AffineTensor& y);
 
-/// Computes and quantises y in one pass: the codes and statistics of quantize() on the stored values, which
-/// are kept only if `values` is given.
+/// Computes and quantises y in one pass: the codes and statistics of quantize() on the stored values or,
+/// where `values` is not given, on y in float32.
 QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
                                         std::span<const QuantParams> params, RandomKey key, void* codes);
 

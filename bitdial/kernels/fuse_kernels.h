@@ -68,6 +68,7 @@ inline constexpr GeluFit kGeluDerivative = {
 /// Pairs are indexed by OutputType: float32, bfloat16.
 struct FuseKernels {
   void (*affine[2])(const AffineBlock& block);
+  void (*affine_to_float[2])(const AffineBlock& block);  ///< y is float32
   void (*gradients[2])(const SumBlock& block);
   void (*max_pool[2])(const PoolWindow& window, void* y, uint8_t* where);
   /// dx = sum over taps of dy where `where` names the tap's place. `wheres[i]` belongs to taps[i].

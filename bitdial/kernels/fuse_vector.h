@@ -76,11 +76,11 @@ struct VectorFuse {
     return passes;
   }
 
-  template <class T, bool kSecond>
+  template <class T, class Y, bool kSecond>
   static void affine_of(const AffineBlock& p) {
     const auto* a = static_cast<const T*>(p.a);
     const auto* b = static_cast<const T*>(p.b);
-    auto* y = static_cast<T*>(p.y);
+    auto* y = static_cast<Y*>(p.y);
     int64_t c = p.phase;
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
       F x = V::multiply_add(load_some(a + i, count), V::load(p.scale_a + c), V::load(p.shift + c));
@@ -91,14 +91,14 @@ struct VectorFuse {
         const M passes = clamp(p.activation, x);
         if (p.mask != nullptr) p.mask[i / kLanes] = V::bits(V::both(passes, V::first(count)));
       }
-      store_some(y + i, rounded<T>(x), count);
+      store_some(y + i, rounded<Y>(x), count);
       c = c + kLanes == p.width ? 0 : c + kLanes;
     });
   }
 
-  template <class T>
+  template <class T, class Y>
   static void affine(const AffineBlock& p) {
-    return p.b != nullptr ? affine_of<T, true>(p) : affine_of<T, false>(p);
+    return p.b != nullptr ? affine_of<T, Y, true>(p) : affine_of<T, Y, false>(p);
   }
 
   static void add_to(float* sum, F x) { V::store(sum, V::add(V::load(sum), x)); }
@@ -207,7 +207,8 @@ struct VectorFuse {
   }
 
   static constexpr FuseKernels kernels() {
-    return {{affine<float>, affine<BFloat16>},
+    return {{affine<float, float>, affine<BFloat16, BFloat16>},
+            {affine<float, float>, affine<BFloat16, float>},
             {gradients<float>, gradients<BFloat16>},
             {max_pool<float>, max_pool<BFloat16>},
             {max_pool_backward<float>, max_pool_backward<BFloat16>},

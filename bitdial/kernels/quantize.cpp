@@ -201,10 +201,11 @@ class SumsPass {
     require(grids.size() <= kMaxGrids, "abs_sums", "{} grids given, at most {} are taken", grids.size(),
             kMaxGrids);
     for (const Grid& grid : grids) {
-      const Format format{
-          .rule = ScaleRule::kFixed, .word_length = grid.word_length, .fraction_length = -grid.exponent};
+      const Format format{.rule = ScaleRule::kPowerOfTwo, .word_length = grid.word_length};
       check(format);
-      quantizers_.push_back(make_quantizer(format, choose_params(format, {})));
+      require(grid.step > 0.0F && std::isfinite(grid.step), "abs_sums",
+              "the step is {}, expected more than 0", grid.step);
+      quantizers_.push_back(make_quantizer(format, {.scale = grid.step}));
     }
     blocks_.resize(static_cast<size_t>(blocks_of(count)));
   }
@@ -226,7 +227,7 @@ class SumsPass {
       for (size_t i = 0; i < kMaxGrids; ++i) steps[i] += block.grids[i];
     }
     for (size_t i = 0; i < grids_.size(); ++i) {
-      total.grids[i] = std::ldexp(static_cast<double>(steps[i]), grids_[i].exponent);
+      total.grids[i] = static_cast<double>(steps[i]) * static_cast<double>(grids_[i].step);
     }
     return total;
   }
@@ -394,12 +395,12 @@ Range mean_sample_range(const BFloat16* x, const TensorShape& shape) {
 double abs_sum(const float* x, int64_t count) { return run_sums(x, count, {}, true).data; }
 double abs_sum(const BFloat16* x, int64_t count) { return run_sums(x, count, {}, true).data; }
 
-double quantized_abs_sum(const float* x, int64_t count, int word_length, int exponent) {
-  const Grid grid{word_length, exponent};
+double quantized_abs_sum(const float* x, int64_t count, int word_length, float step) {
+  const Grid grid{word_length, step};
   return run_sums(x, count, {&grid, 1}, false).grids[0];
 }
-double quantized_abs_sum(const BFloat16* x, int64_t count, int word_length, int exponent) {
-  const Grid grid{word_length, exponent};
+double quantized_abs_sum(const BFloat16* x, int64_t count, int word_length, float step) {
+  const Grid grid{word_length, step};
   return run_sums(x, count, {&grid, 1}, false).grids[0];
 }
 

@@ -50,15 +50,15 @@ Range mean_sample_range(const BFloat16* x, const TensorShape& shape);
 double abs_sum(const float* x, int64_t count);
 double abs_sum(const BFloat16* x, int64_t count);
 
-/// sum |x^| (nearest rounding, step 2^exponent, asymmetric range of word_length bits), exact integer sum
-/// scaled once.
-double quantized_abs_sum(const float* x, int64_t count, int word_length, int exponent);
-double quantized_abs_sum(const BFloat16* x, int64_t count, int word_length, int exponent);
+/// sum |x^| (nearest rounding of x / step, codes -2^(n-1) .. 2^(n-1)-1 of n = word_length bits), exact
+/// integer sum scaled once.
+double quantized_abs_sum(const float* x, int64_t count, int word_length, float step);
+double quantized_abs_sum(const BFloat16* x, int64_t count, int word_length, float step);
 
-/// A power-of-two grid whose absolute mass sum |x^| is wanted, as in quantized_abs_sum.
+/// A grid without offset whose absolute mass sum |x^| is wanted, as in quantized_abs_sum.
 struct Grid {
   int word_length = 8;
-  int exponent = 0;
+  float step = 1.0F;
 };
 inline constexpr size_t kMaxGrids = 3;
 

@@ -80,8 +80,8 @@ class BatchNorm : public BlockNorm {
     const PhaseScope phase(Phase::kNormalize);
     const auto* gamma = norm_.weight.const_data_ptr<float>();
     const auto* beta = norm_.bias.const_data_ptr<float>();
-    const auto* running_mean = norm_.running_mean.const_data_ptr<float>();
-    const auto* running_var = norm_.running_var.const_data_ptr<float>();
+    auto* running_mean = norm_.running_mean.mutable_data_ptr<float>();
+    auto* running_var = norm_.running_var.mutable_data_ptr<float>();
     const int64_t pixels = terms.a.numel() / terms.a.size(1);
     if (is_of_batch()) start_update(pixels);
     mean_.resize(channels_);
@@ -90,7 +90,9 @@ class BatchNorm : public BlockNorm {
     terms.shift.resize(channels_);
     for (size_t c = 0; c < channels_; ++c) {
       double mean = running_mean[c], variance = running_var[c];
-      if (is_of_batch()) std::tie(mean, variance) = update(c, static_cast<double>(pixels));
+      if (is_of_batch()) {
+        std::tie(mean, variance) = update(c, static_cast<double>(pixels), running_mean[c], running_var[c]);
+      }
       const double inverse = 1.0 / std::sqrt(variance + norm_.options.eps());
       const double gain = static_cast<double>(gamma[c]) * inverse;
       mean_[c] = static_cast<float>(mean);
@@ -139,24 +141,28 @@ class BatchNorm : public BlockNorm {
   void start_update(int64_t pixels) {
     require(pixels > 1, "batch_norm",
             "a channel has one value only: its deviation is not defined in training");
-    norm_.num_batches_tracked.add_(1);
-    momentum_ = norm_.options.momentum()
-                    ? *norm_.options.momentum()
-                    : 1.0 / static_cast<double>(norm_.num_batches_tracked.item<int64_t>());
+    const double batches = count_batch(norm_.num_batches_tracked);
+    momentum_ = norm_.options.momentum().value_or(1.0 / batches);
+  }
+
+  // LibTorch's add_ would take 60 us a block. Module::to may have made the counter a float.
+  static double count_batch(Tensor& batches) {
+    if (batches.scalar_type() == at::kLong)
+      return static_cast<double>(++*batches.mutable_data_ptr<int64_t>());
+    return batches.add_(1).item<double>();
   }
 
   // Mean and variance of a channel of the batch, which also go into the running ones.
-  std::pair<double, double> update(size_t c, double n) {
+  std::pair<double, double> update(size_t c, double n, float& running_mean, float& running_var) const {
     const double offset = sum_[c] / n;
     const double mean = static_cast<double>(near_[c]) + offset;
     const double variance = std::max(0.0, squares_[c] / n - offset * offset);
-    const auto blend = [&](const Tensor& running, double now) {
-      float& value = running.mutable_data_ptr<float>()[c];
+    const auto blend = [&](float& value, double now) {
       const auto old = static_cast<double>(value);
       value = static_cast<float>(old + momentum_ * (now - old));
     };
-    blend(norm_.running_mean, mean);
-    blend(norm_.running_var, variance * n / (n - 1.0));
+    blend(running_mean, mean);
+    blend(running_var, variance * n / (n - 1.0));
     return {mean, variance};
   }
 

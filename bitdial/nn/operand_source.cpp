@@ -19,17 +19,17 @@ double OperandSource::abs_sum() {
   return *abs_sum_;
 }
 
-double OperandSource::quantized_abs_sum(int word_length, int exponent) {
+double OperandSource::quantized_abs_sum(int word_length, float step) {
   for (const auto& [known, sum] : quantized_) {
-    if (known == std::pair(word_length, exponent)) return sum;
+    if (known == std::pair(word_length, step)) return sum;
   }
   double sum = 0.0;
   if (abs_sum_) {
-    sum = ops::quantized_abs_sum(values(), word_length, exponent);
+    sum = ops::quantized_abs_sum(values(), word_length, step);
   } else {
-    std::tie(abs_sum_.emplace(), sum) = ops::abs_sums(values(), word_length, exponent);
+    std::tie(abs_sum_.emplace(), sum) = ops::abs_sums(values(), word_length, step);
   }
-  quantized_.push_back({{word_length, exponent}, sum});
+  quantized_.push_back({{word_length, step}, sum});
   return sum;
 }
 

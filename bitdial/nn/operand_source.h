@@ -24,14 +24,14 @@ class OperandSource : public TensorProbe {
 
   Range range() override;
   double abs_sum() override;
-  double quantized_abs_sum(int word_length, int exponent) override;
+  double quantized_abs_sum(int word_length, float step) override;
 
  protected:
   std::optional<Range> range_;
 
  private:
   std::optional<double> abs_sum_;
-  std::vector<std::pair<std::pair<int, int>, double>> quantized_;
+  std::vector<std::pair<std::pair<int, float>, double>> quantized_;
 };
 
 class TensorSource : public OperandSource {

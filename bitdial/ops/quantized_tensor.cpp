@@ -128,18 +128,17 @@ double abs_sum(const at::Tensor& tensor) {
   return with_data(x, [&](const auto* data) { return kernels::abs_sum(data, x.numel()); });
 }
 
-double quantized_abs_sum(const at::Tensor& tensor, int word_length, int exponent) {
+double quantized_abs_sum(const at::Tensor& tensor, int word_length, float step) {
   const at::Tensor x = as_readable(tensor);
-  if (!on_kernels(x)) return generic::quantized_abs_sum(x, word_length, exponent);
-  return with_data(x, [&](const auto* data) {
-    return kernels::quantized_abs_sum(data, x.numel(), word_length, exponent);
-  });
+  if (!on_kernels(x)) return generic::quantized_abs_sum(x, word_length, step);
+  return with_data(
+      x, [&](const auto* data) { return kernels::quantized_abs_sum(data, x.numel(), word_length, step); });
 }
 
-std::pair<double, double> abs_sums(const at::Tensor& tensor, int word_length, int exponent) {
+std::pair<double, double> abs_sums(const at::Tensor& tensor, int word_length, float step) {
   const at::Tensor x = as_readable(tensor);
-  if (!on_kernels(x)) return {generic::abs_sum(x), generic::quantized_abs_sum(x, word_length, exponent)};
-  const kernels::Grid grid{.word_length = word_length, .exponent = exponent};
+  if (!on_kernels(x)) return {generic::abs_sum(x), generic::quantized_abs_sum(x, word_length, step)};
+  const kernels::Grid grid{.word_length = word_length, .step = step};
   const kernels::AbsSums sums = with_data(x, [&](const auto* data) {
     return kernels::abs_sums(data, x.numel(), {&grid, 1});
   });
@@ -239,10 +238,10 @@ std::vector<Range> measure_range(const at::Tensor& x, Granularity granularity, R
 
 double abs_sum(const at::Tensor& x) { return x.to(at::kDouble).abs().sum().item<double>(); }
 
-double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent) {
+double quantized_abs_sum(const at::Tensor& x, int word_length, float step) {
   const double half = std::ldexp(1.0, word_length - 1);
-  const at::Tensor codes = x.to(at::kDouble).mul(std::ldexp(1.0, -exponent)).round().clamp(-half, half - 1);
-  return std::ldexp(codes.abs().sum().item<double>(), exponent);
+  const at::Tensor steps = x.to(at::kFloat).div(step).to(at::kDouble).round().clamp(-half, half - 1);
+  return steps.abs().sum().item<double>() * static_cast<double>(step);
 }
 
 // core/quantizer.h, one operator per float32 operation.

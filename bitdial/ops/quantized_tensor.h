@@ -44,9 +44,9 @@ Range union_of(std::span<const Range> ranges);
 std::vector<QuantParams> choose_params(const Format& format, std::span<const Range> ranges);
 
 double abs_sum(const at::Tensor& x);
-double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent);
+double quantized_abs_sum(const at::Tensor& x, int word_length, float step);
 /// abs_sum and quantized_abs_sum in one pass.
-std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, int exponent);
+std::pair<double, double> abs_sums(const at::Tensor& x, int word_length, float step);
 
 /// Quantises a dense tensor, as float32. `format` must not be float. Random bits are drawn by logical index,
 /// so the memory order does not change a value. On the CPU this is kernels::quantize; on other devices
@@ -73,7 +73,7 @@ at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype);
 namespace generic {
 std::vector<Range> measure_range(const at::Tensor& x, Granularity granularity, RangeStatistic statistic);
 double abs_sum(const at::Tensor& x);
-double quantized_abs_sum(const at::Tensor& x, int word_length, int exponent);
+double quantized_abs_sum(const at::Tensor& x, int word_length, float step);
 at::Tensor quantize(const at::Tensor& x, const Format& format, std::span<const QuantParams> params,
                     RandomKey key, QuantizeStatistics& statistics);
 at::Tensor dequantize(const QuantizedTensor& x, at::ScalarType dtype);

@@ -64,6 +64,9 @@ AptPolicy::AptPolicy(OptionReader& options)
           "exponent_rule", "ceil",
           {{"ceil", ScaleRule::kPowerOfTwo}, {"vendor", ScaleRule::kPowerOfTwoVendor}},
           "s = ceil(log2(Z / (2^(n-1) - 1))), or floor(log2 Z) - (n - 2)")),
+      error_grid_(options.choice<ScaleRule>(
+          "error_grid", "own", {{"own", ScaleRule::kPowerOfTwo}, {"symmetric", ScaleRule::kSymmetric}},
+          "Diff is measured with the step 2^s, or with Z / (2^(n-1) - 1), that of symmetric formats")),
       restart_(
           options.choice<bool>("width_mode", "monotone", {{"monotone", false}, {"restart", true}},
                                "widths never fall (Mode2), or every measurement starts from n0 (Mode1)")),
@@ -165,13 +168,20 @@ void AptPolicy::widen(Tensor& tensor, TensorId id, const StepInfo& step, Measure
   measurement.Z = static_cast<double>(Z);
   while (true) {
     tensor.s = power_of_two_exponent(exponent_rule_, Z, tensor.n);
-    const double diff = quantization_error(probe.abs_sum(), probe.quantized_abs_sum(tensor.n, tensor.s));
+    const double diff =
+        quantization_error(probe.abs_sum(), probe.quantized_abs_sum(tensor.n, error_step(Z, tensor)));
     measurement.diffs.emplace_back(tensor.n, diff);
     if (!(diff > measurement.T) || tensor.n >= n_max_) return;
     const int wider = std::min(tensor.n + increment_, n_max_);
     tensor.M -= wider - tensor.n;  // one step of the loop lowers s by as much
     tensor.n = wider;
   }
+}
+
+float AptPolicy::error_step(float Z, const Tensor& tensor) const {
+  if (error_grid_ == ScaleRule::kPowerOfTwo) return std::ldexp(1.0F, tensor.s);
+  const Format symmetric{.rule = ScaleRule::kSymmetric, .word_length = tensor.n};
+  return choose_params(symmetric, {-Z, Z}).scale;
 }
 
 // The interval part of QPA. Phases: every step at first, then the self-set interval, from the second epoch on

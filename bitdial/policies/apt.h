@@ -64,6 +64,7 @@ class AptPolicy : public Policy {
   void explain(const Tensor& before, const Tensor& after, const Measurement& measurement,
                TensorPlan& plan) const;
   Format format(int word_length) const;
+  float error_step(float Z, const Tensor& tensor) const;
   double threshold(int layer) const;
 
   double alpha_, beta_, gamma_, delta_;
@@ -73,6 +74,7 @@ class AptPolicy : public Policy {
   std::optional<double> steps_per_epoch_;  // empty: the run's own
   std::optional<double> M0_;               // empty: the first s
   ScaleRule exponent_rule_;
+  ScaleRule error_grid_;
   bool restart_;
   bool I1_new_;
   bool truncate_;

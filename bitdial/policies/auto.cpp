@@ -82,6 +82,7 @@ AptPolicy make_apt(double T, double T_linear, double quantify_rate) {
                               {"T_linear", T_linear},
                               {"quantify_rate", quantify_rate},
                               {"M0", "first_s"},
+                              {"error_grid", "symmetric"},
                               {"saturation_guard", "off"}});
   return AptPolicy(reader);
 }

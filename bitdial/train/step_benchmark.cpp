@@ -35,7 +35,6 @@ class Contestant {
     torch::manual_seed(1);
     network_ =
         models::make(options.model, {.classes = options.classes, .normalization = policy->normalization()});
-    network_->to(torch::kFloat32);
     for (auto& parameter : network_->parameters()) {
       if (parameter.dim() == 4) parameter.set_data(parameter.data().contiguous(format));
     }

@@ -123,6 +123,12 @@ class Problem {
             .values = values};
   }
 
+  void widen_inputs(AffineTensor& tensor) const {
+    tensor.type = OutputType::kFloat32;
+    tensor.a = a_.values.data();
+    if (c_.has_b) tensor.b = b_.values.data();
+  }
+
   AffineResult affine() {
     const auto words = static_cast<size_t>(mask_words(elements()));
     AffineResult r{.y = Data(c_.type, elements(), random_, 1.0F),
@@ -196,26 +202,39 @@ TEST(Fuse, EveryInstructionSetComputesTheSameBits) {
   }
 }
 
-// Quantising on the fly is quantising the stored values.
-TEST(Fuse, CodesAreThoseOfTheStoredValues) {
+// Quantising on the fly is quantising the stored values, or what they were before they were rounded.
+TEST(Fuse, CodesAreThoseOfTheValues) {
   for (const Case& c : cases()) {
     Problem problem(c);
-    AffineResult r = problem.affine();
+    AffineResult whole = problem.affine();
+    Data stored = whole.y;
+    AffineTensor tensor = problem.tensor(stored.data(), nullptr);
+    std::vector<int8_t> codes(whole.codes.size()), expected(codes.size());
     const TensorShape shape{.outer = c.outer, .channels = c.channels, .inner = c.inner};
     const QuantParams params{.scale = 0.03F};
-    std::vector<int8_t> codes(r.codes.size());
-    QuantizeStatistics statistics;
-    if (c.type == OutputType::kFloat32) {
-      statistics =
-          quantize(r.y.values.data(), shape, gradient_format(), {&params, 1}, RandomKey{3, 4}, codes.data());
-    } else {
-      statistics = quantize(static_cast<const BFloat16*>(r.y.data()), shape, gradient_format(), {&params, 1},
-                            RandomKey{3, 4}, codes.data());
-    }
-    ASSERT_EQ(codes, r.codes);
-    ASSERT_EQ(statistics.range, r.statistics.range);
-    ASSERT_EQ(statistics.range, r.range);
-    ASSERT_EQ(statistics.saturated, r.statistics.saturated);
+    const RandomKey key{3, 4};
+    const auto check = [&](const QuantizeStatistics& statistics, const QuantizeStatistics& of_expected) {
+      ASSERT_EQ(codes, expected);
+      ASSERT_EQ(statistics.range, of_expected.range);
+      ASSERT_EQ(statistics.saturated, of_expected.saturated);
+    };
+
+    const auto statistics = compute_and_quantize(tensor, gradient_format(), {&params, 1}, key, codes.data());
+    ASSERT_EQ(stored, whole.y);
+    ASSERT_EQ(statistics.range, whole.range);
+    check(statistics,
+          c.type == OutputType::kFloat32
+              ? quantize(stored.values.data(), shape, gradient_format(), {&params, 1}, key, expected.data())
+              : quantize(static_cast<const BFloat16*>(stored.data()), shape, gradient_format(), {&params, 1},
+                         key, expected.data()));
+
+    std::vector<float> floats(codes.size());
+    tensor = problem.tensor(floats.data(), nullptr);
+    problem.widen_inputs(tensor);
+    compute(tensor);
+    codes = whole.codes;
+    check(whole.statistics,
+          quantize(floats.data(), shape, gradient_format(), {&params, 1}, key, expected.data()));
   }
 }
 

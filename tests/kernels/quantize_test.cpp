@@ -227,8 +227,8 @@ TEST_P(QuantizeKernels, BFloat16InputGivesTheCodesOfItsFloatValue) {
                 half_mean = mean_sample_range(half.data(), shape);
     ASSERT_EQ(float_mean, half_mean);
     ASSERT_EQ(abs_sum(x.data(), shape.elements()), abs_sum(half.data(), shape.elements()));
-    ASSERT_EQ(quantized_abs_sum(x.data(), shape.elements(), 8, -5),
-              quantized_abs_sum(half.data(), shape.elements(), 8, -5));
+    ASSERT_EQ(quantized_abs_sum(x.data(), shape.elements(), 8, 0x1p-5F),
+              quantized_abs_sum(half.data(), shape.elements(), 8, 0x1p-5F));
   }
 }
 
@@ -448,19 +448,17 @@ TEST_P(QuantizeKernels, SumsFollowTheirPartition) {
     }
     ASSERT_EQ(abs_sum(x.data(), count), expected);
 
-    const Grid grids[] = {{8, -5}, {16, -13}, {24, -21}};
+    const Grid grids[] = {{8, 0x1p-5F}, {16, 1e-4F}, {24, 0x1p-21F}};
     const AbsSums sums = abs_sums(x.data(), count, grids);
     ASSERT_EQ(sums.data, expected);
     for (size_t g = 0; g < 3; ++g) {
-      const Format format{.rule = ScaleRule::kFixed,
-                          .word_length = grids[g].word_length,
-                          .fraction_length = -grids[g].exponent};
-      const Quantizer quantizer = make_quantizer(format, choose_params(format, {}));
+      const Format format{.rule = ScaleRule::kPowerOfTwo, .word_length = grids[g].word_length};
+      const Quantizer quantizer = make_quantizer(format, {.scale = grids[g].step});
       int64_t steps = 0;
       for (const float value : x)
         steps += std::abs(static_cast<int64_t>(quantize_value(quantizer, value, 0)));
-      ASSERT_EQ(sums.grids[g], std::ldexp(static_cast<double>(steps), grids[g].exponent));
-      ASSERT_EQ(quantized_abs_sum(x.data(), count, grids[g].word_length, grids[g].exponent), sums.grids[g]);
+      ASSERT_EQ(sums.grids[g], static_cast<double>(steps) * static_cast<double>(grids[g].step));
+      ASSERT_EQ(quantized_abs_sum(x.data(), count, grids[g].word_length, grids[g].step), sums.grids[g]);
     }
   }
 }
@@ -469,7 +467,7 @@ TEST_P(QuantizeKernels, LargestCodesDoNotOverflowTheirSum) {
   const std::vector<float> x(4096 + 17, -3e38F);
   const auto count = static_cast<double>(x.size());
   for (const int word_length : {2, 8, 16, 24, 31, 32}) {
-    EXPECT_EQ(quantized_abs_sum(x.data(), static_cast<int64_t>(x.size()), word_length, 0),
+    EXPECT_EQ(quantized_abs_sum(x.data(), static_cast<int64_t>(x.size()), word_length, 1.0F),
               count * std::ldexp(1.0, word_length - 1));
   }
 }
@@ -480,7 +478,7 @@ TEST_P(QuantizeKernels, OnePassGivesTheSumsAndTheCodesOfTwo) {
   const auto x = make_data(generator, shape.elements(), 1.0F);
   const Format format{.rule = ScaleRule::kPowerOfTwo, .word_length = 8};
   const auto params = params_of(x, shape, format, false, 1e-20F);
-  const Grid grids[] = {{8, -4}, {16, -12}};
+  const Grid grids[] = {{8, 0x1p-4F}, {16, 0x1p-12F}};
   std::vector<char> codes(x.size());
   AbsSums sums;
   const auto statistics =
@@ -594,8 +592,8 @@ TEST(Quantize, WrongArgumentsAreNamed) {
   EXPECT_THROW(quantize(x.data(), shape, format, zero_scale, {}, codes.data()), Error);
   std::vector<Range> ranges(2);
   EXPECT_THROW(measure_range(x.data(), shape, Granularity::kSample, ranges), Error);
-  EXPECT_THROW(quantized_abs_sum(x.data(), 12, 1, 0), Error);
-  EXPECT_THROW(quantized_abs_sum(x.data(), 12, 8, 200), Error);
+  EXPECT_THROW(quantized_abs_sum(x.data(), 12, 1, 1.0F), Error);
+  EXPECT_THROW(quantized_abs_sum(x.data(), 12, 8, 0.0F), Error);
 }
 
 }  // namespace

@@ -491,7 +491,7 @@ TEST(QuantizedTensors, GenericOperatorsMatchKernels) {
     }
   }
   EXPECT_NEAR(abs_sum(x), generic::abs_sum(x), 1e-9);
-  EXPECT_DOUBLE_EQ(quantized_abs_sum(x, 8, -4), generic::quantized_abs_sum(x, 8, -4));
+  EXPECT_DOUBLE_EQ(quantized_abs_sum(x, 8, 0x1p-4F), generic::quantized_abs_sum(x, 8, 0x1p-4F));
   EXPECT_EQ(measure_range(x, Granularity::kTensor, RangeStatistic::kSampleMean),
             generic::measure_range(x, Granularity::kTensor, RangeStatistic::kSampleMean));
 }

@@ -53,7 +53,7 @@ TEST(Apt, Vector1) {
   EXPECT_EQ(plan.format.rule, ScaleRule::kPowerOfTwo);
   EXPECT_EQ(plan.format.rounding, Rounding::kNearestEven);
   EXPECT_EQ(plan.params->scale, 0x1p-6F);
-  EXPECT_EQ(x.codes(8, apt->tensor(kX).s), (std::vector<double>{64, -32, 16, 0}));
+  EXPECT_EQ(x.codes(8, std::ldexp(1.0F, apt->tensor(kX).s)), (std::vector<double>{64, -32, 16, 0}));
   EXPECT_NEAR(first_diff(plan, 8), 0.00082369, 5e-9);
 }
 
@@ -69,7 +69,7 @@ TEST(Apt, Vector2WidensAndLowersTheMovingAverage) {
     EXPECT_NEAR(first_diff(plan, 16), 0.00046955, 2e-8);
     EXPECT_EQ(plan.format.word_length, 16);
     EXPECT_EQ(plan.params->scale, 0x1p-14F);
-    const std::vector<double> q = x.codes(16, -14);
+    const std::vector<double> q = x.codes(16, 0x1p-14F);
     EXPECT_EQ(q[0], 16384);
     EXPECT_EQ(q[1], 82);
     // M falls by 8 before it takes s in.
@@ -87,9 +87,23 @@ TEST(Apt, Vector3RulesDiffer) {
   const TensorPlan plan = vendor->plan(kX, at(0), x);
   EXPECT_EQ(plan.params->scale, 0x1p-6F);
   EXPECT_EQ(plan.format.rule, ScaleRule::kPowerOfTwoVendor);
-  EXPECT_EQ(x.codes(8, -6)[0], 127);
+  EXPECT_EQ(x.codes(8, 0x1p-6F)[0], 127);
   VectorProbe clipped({1.9922F});
-  EXPECT_EQ(clipped.codes(8, -6)[0], 127);
+  EXPECT_EQ(clipped.codes(8, 0x1p-6F)[0], 127);
+}
+
+// The step of symmetric formats is up to half as wide: what the power of two loses it still sees.
+TEST(Apt, ErrorGridOfSymmetricFormats) {
+  std::vector<float> values(101, 0.0078F);
+  values[0] = 1.01F;
+  VectorProbe own(values), symmetric(values);
+  const TensorPlan wide = make_apt()->plan(kX, at(0), own);
+  EXPECT_NEAR(first_diff(wide, 8), std::log2(1.0 + (0.78 + 1.01 - 1.015625) / 1.79), 1e-6);
+  EXPECT_EQ(wide.format.word_length, 16);
+  const TensorPlan narrow = make_apt({{"error_grid", "symmetric"}})->plan(kX, at(0), symmetric);
+  EXPECT_NEAR(first_diff(narrow, 8), std::log2(1.0 + (100 * (1.01 / 127) - 0.78) / 1.79), 1e-6);
+  EXPECT_EQ(narrow.format.word_length, 8);
+  EXPECT_EQ(narrow.params->scale, 0x1p-6F);
 }
 
 TEST(Apt, IntervalTable) {
@@ -170,7 +184,7 @@ TEST(Apt, Phases) {
     apt->plan(kX, at(t, E), x);
     if (x.measures != before) measured.push_back(t);
   }
-  const double diff = AptPolicy::quantization_error(x.abs_sum(), x.quantized_abs_sum(8, -6));
+  const double diff = AptPolicy::quantization_error(x.abs_sum(), x.quantized_abs_sum(8, 0x1p-6F));
   const int64_t itv = apt->interval(0.0, 100.0 * diff * diff, E);
   ASSERT_GT(itv, 5);
   ASSERT_LT(itv, 100);
@@ -385,7 +399,8 @@ std::vector<TensorPlan> replay(AptPolicy& apt, const std::vector<std::vector<flo
       plans.push_back(apt.plan(id, at(t, 60), probe));
       const double half = std::ldexp(1.0, plans.back().format.word_length - 1);
       QuantizeStatistics counted{.count = 64};
-      for (const double q : probe.codes(plans.back().format.word_length, apt.tensor(id).s)) {
+      for (const double q :
+           probe.codes(plans.back().format.word_length, std::ldexp(1.0F, apt.tensor(id).s))) {
         if (q == -half || q == half - 1.0) ++counted.saturated;
       }
       apt.observe(id, at(t, 60), counted);
@@ -469,6 +484,7 @@ TEST(Apt, DefaultsOfTheSpecification) {
                       {"steps_per_epoch", "run"},
                       {"M0", 100.0},
                       {"exponent_rule", "ceil"},
+                      {"error_grid", "own"},
                       {"width_mode", "monotone"},
                       {"I1", "prev"},
                       {"interval_rounding", "round"},

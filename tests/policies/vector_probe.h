@@ -27,21 +27,19 @@ class VectorProbe : public TensorProbe {
     return sum;
   }
 
-  double quantized_abs_sum(int word_length, int exponent) override {
-    const double step = std::ldexp(1.0, exponent);
+  double quantized_abs_sum(int word_length, float step) override {
     double sum = 0.0;
-    for (const double q : codes(word_length, exponent)) sum += std::fabs(q) * step;
+    for (const double q : codes(word_length, step)) sum += std::fabs(q) * static_cast<double>(step);
     return sum;
   }
 
-  /// clamp(rne(x / 2^exponent), -2^(n-1), 2^(n-1) - 1).
-  std::vector<double> codes(int word_length, int exponent) const {
-    const double step = std::ldexp(1.0, exponent);
+  /// clamp(rne(x / step), -2^(n-1), 2^(n-1) - 1), the quotient in float32.
+  std::vector<double> codes(int word_length, float step) const {
     const double half = std::ldexp(1.0, word_length - 1);
     std::vector<double> all;
     all.reserve(values_.size());
     for (const float x : values_) {
-      all.push_back(std::clamp(std::nearbyint(static_cast<double>(x) / step), -half, half - 1.0));
+      all.push_back(std::clamp(std::nearbyint(static_cast<double>(x / step)), -half, half - 1.0));
     }
     return all;
   }

@@ -58,7 +58,7 @@ bool clamp(Activation activation, float& y) {
   return passes;
 }
 
-template <class T>
+template <class T, class Y>
 void affine(const AffineBlock& p) {
   for (int64_t i = 0; i < p.count; ++i) {
     const int64_t c = (p.phase + i) % p.width;
@@ -73,7 +73,7 @@ void affine(const AffineBlock& p) {
       if (i % 16 == 0) p.mask[i / 16] = 0;
       p.mask[i / 16] = static_cast<uint16_t>(p.mask[i / 16] | (passes ? 1 << (i % 16) : 0));
     }
-    write<T>(p.y, i, y);
+    write<Y>(p.y, i, y);
   }
 }
 
@@ -138,7 +138,8 @@ void sgd(const SgdUpdate& p) {
 
 }  // namespace
 
-const FuseKernels kFuse = {{affine<float>, affine<BFloat16>},
+const FuseKernels kFuse = {{affine<float, float>, affine<BFloat16, BFloat16>},
+                           {affine<float, float>, affine<BFloat16, float>},
                            {gradients<float>, gradients<BFloat16>},
                            {max_pool<float>, max_pool<BFloat16>},
                            {max_pool_backward<float>, max_pool_backward<BFloat16>},

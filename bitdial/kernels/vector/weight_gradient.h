@@ -38,9 +38,15 @@ class WeightGradient {
   void prepare() {
     const PhaseScope phase(Phase::kPack);
     plan();
-    run_tasks(image_blocks_ * p_.rows.in, [this](int64_t i) { pack_x_row(i / p_.rows.in, i % p_.rows.in); });
-    run_tasks(image_blocks_ * p_.rows.out,
-              [this](int64_t i) { pack_dy_row(i / p_.rows.out, i % p_.rows.out); });
+    const int64_t rows = p_.rows.in + p_.rows.out;
+    run_tasks(image_blocks_ * rows, [this, rows](int64_t task) {
+      const int64_t block = task / rows, row = task % rows;
+      if (row < p_.rows.in) {
+        pack_x_row(block, row);
+      } else {
+        pack_dy_row(block, row - p_.rows.in);
+      }
+    });
     sum_taps();
   }
 
