@@ -33,6 +33,8 @@ struct LayerInfo {
   LayerKind kind = LayerKind::kConv2d;
   int64_t macs = 0;     ///< multiply-accumulates of FPROP for one sample; 0 until the first forward
   int64_t weights = 0;  ///< elements of the weight
+  int64_t kernel = 0;   ///< longer edge of a convolution's kernel; 0: a linear layer
+  int64_t stride = 1;
   bool is_first = false;
   bool is_last = false;
 };
@@ -162,6 +164,11 @@ class Policy {
   /// The precision of an operand while the network is evaluated; params as stored during training when
   /// absent.
   virtual Format evaluation_format(TensorId id) const = 0;
+
+  /// True when a network is evaluated in a second precision as well, the one it is meant to be used in
+  /// (CPT: Bmax, wherever the cycle stands).
+  virtual bool has_final_precision() const { return false; }
+  virtual Format final_evaluation_format(TensorId id) const { return evaluation_format(id); }
 
   /// The range that evaluation uses for plans without params.
   virtual RunningRange running_range(TensorId) const { return {}; }

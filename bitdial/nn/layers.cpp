@@ -1,5 +1,7 @@
 #include <torch/torch.h>
 
+#include <algorithm>
+
 #include "bitdial/core/error.h"
 #include "bitdial/nn/conv2d.h"
 #include "bitdial/nn/linear.h"
@@ -106,6 +108,8 @@ LayerInfo Conv2dImpl::describe() const {
   LayerInfo info;
   info.kind = is_depthwise ? LayerKind::kDepthwiseConv2d : LayerKind::kConv2d;
   info.weights = weight.numel();
+  info.kernel = std::max((*options.kernel_size())[0], (*options.kernel_size())[1]);
+  info.stride = std::max((*options.stride())[0], (*options.stride())[1]);
   return info;
 }
 

@@ -120,6 +120,8 @@ LayerInfo describe_convolution(const torch::nn::Conv2dImpl& module) {
   LayerInfo info;
   info.kind = is_depthwise ? LayerKind::kDepthwiseConv2d : LayerKind::kConv2d;
   info.weights = module.weight.numel();
+  info.kernel = std::max((*options.kernel_size())[0], (*options.kernel_size())[1]);
+  info.stride = std::max((*options.stride())[0], (*options.stride())[1]);
   return info;
 }
 

@@ -37,6 +37,29 @@ int OptionReader::integer(const std::string& name, int fallback, int lower, int 
   return static_cast<int>(number);
 }
 
+std::vector<int> OptionReader::integers(const std::string& name, const std::vector<int>& fallback, int lower,
+                                        int upper, const std::string& help) {
+  const nlohmann::json* value = find(name, fallback, fmt::format("list of {} .. {}", lower, upper), help);
+  if (!value) return fallback;
+  if (!value->is_array() || value->empty()) refuse(name, *value);
+  std::vector<int> numbers;
+  for (const nlohmann::json& element : *value) {
+    const bool is_valid =
+        element.is_number_integer() && element.get<int64_t>() >= lower && element.get<int64_t>() <= upper;
+    if (!is_valid) refuse(name, *value);
+    numbers.push_back(element.get<int>());
+  }
+  return numbers;
+}
+
+std::string OptionReader::text(const std::string& name, const std::string& fallback,
+                               const std::string& allowed, const std::string& help) {
+  const nlohmann::json* value = find(name, fallback, allowed, help);
+  if (!value) return fallback;
+  if (!value->is_string()) refuse(name, *value);
+  return value->get<std::string>();
+}
+
 bool OptionReader::flag(const std::string& name, bool fallback, const std::string& help) {
   const nlohmann::json* value = find(name, fallback, "true | false", help);
   if (!value) return fallback;

@@ -23,6 +23,12 @@ class OptionReader {
   double number(const std::string& name, double fallback, double lower, double upper,
                 const std::string& help);
   int integer(const std::string& name, int fallback, int lower, int upper, const std::string& help);
+  /// A list of whole numbers; never empty.
+  std::vector<int> integers(const std::string& name, const std::vector<int>& fallback, int lower, int upper,
+                            const std::string& help);
+  /// `allowed` describes the form that the caller checks: "MIN-MAX/GRADIENT".
+  std::string text(const std::string& name, const std::string& fallback, const std::string& allowed,
+                   const std::string& help);
   bool flag(const std::string& name, bool fallback, const std::string& help);
 
   /// One of a list of words, each standing for a value of T.
