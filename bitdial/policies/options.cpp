@@ -60,6 +60,13 @@ std::string OptionReader::text(const std::string& name, const std::string& fallb
   return value->get<std::string>();
 }
 
+nlohmann::json OptionReader::object(const std::string& name, const std::string& help) {
+  const nlohmann::json* value = find(name, nlohmann::json::object(), "table", help);
+  if (!value) return nlohmann::json::object();
+  if (!value->is_object()) refuse(name, *value);
+  return *value;
+}
+
 bool OptionReader::flag(const std::string& name, bool fallback, const std::string& help) {
   const nlohmann::json* value = find(name, fallback, "true | false", help);
   if (!value) return fallback;

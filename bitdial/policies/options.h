@@ -29,6 +29,8 @@ class OptionReader {
   /// `allowed` describes the form that the caller checks: "MIN-MAX/GRADIENT".
   std::string text(const std::string& name, const std::string& fallback, const std::string& allowed,
                    const std::string& help);
+  /// A table of whatever the caller checks; the default is an empty one.
+  nlohmann::json object(const std::string& name, const std::string& help);
   bool flag(const std::string& name, bool fallback, const std::string& help);
 
   /// One of a list of words, each standing for a value of T.

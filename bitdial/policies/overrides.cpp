@@ -28,6 +28,12 @@ void check_tensor(const std::string& word) {
   require(known, "policies", "an override names the tensor \"{}\"{}", word, suggestion(word, names));
 }
 
+bool names_layer(const std::string& word, const LayerInfo& layer) {
+  if (word == "@first") return layer.is_first;
+  if (word == "@last") return layer.is_last;
+  return matches_pattern(layer.name, word);
+}
+
 class OverridePolicy : public Policy {
  public:
   OverridePolicy(std::shared_ptr<Policy> base, std::vector<Override> overrides)
@@ -52,7 +58,7 @@ class OverridePolicy : public Policy {
     routes_.assign(layers.size(), {});
     for (size_t i = 0; i < layers.size(); ++i) {
       for (const TensorRole role : kRoles)
-        routes_[i][static_cast<size_t>(role)] = find_route(layers[i].name, role);
+        routes_[i][static_cast<size_t>(role)] = find_route(layers[i], role);
     }
   }
 
@@ -63,6 +69,9 @@ class OverridePolicy : public Policy {
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override {
     return of(id).plan(id, step, probe);
   }
+
+  bool has_final_precision() const override { return policies_[0]->has_final_precision(); }
+  Format final_evaluation_format(TensorId id) const override { return of(id).final_evaluation_format(id); }
 
   void observe(TensorId id, const StepInfo& step, const QuantizeStatistics& statistics) override {
     of(id).observe(id, step, statistics);
@@ -122,13 +131,22 @@ class OverridePolicy : public Policy {
 
  private:
   Policy& of(TensorId id) const {
-    return *policies_[routes_.at(static_cast<size_t>(id.layer))[static_cast<size_t>(id.role)]];
+    const size_t route = routes_.at(static_cast<size_t>(id.layer))[static_cast<size_t>(id.role)];
+    const bool rests = route > 0 && overrides_[route - 1].follows_base && is_float(id.layer);
+    return *policies_[rests ? 0 : route];
   }
 
-  size_t find_route(const std::string& layer, TensorRole role) const {
+  // Whether the base leaves W and X of a layer in float32 now.
+  bool is_float(int layer) const {
+    const Policy& base = *policies_[0];
+    return base.quantizes() && base.evaluation_format({layer, TensorRole::kWeight}).is_float() &&
+           base.evaluation_format({layer, TensorRole::kInput}).is_float();
+  }
+
+  size_t find_route(const LayerInfo& layer, TensorRole role) const {
     for (size_t i = 0; i < overrides_.size(); ++i) {
       const Override& one = overrides_[i];
-      const auto is_layer = [&](const std::string& pattern) { return matches_pattern(layer, pattern); };
+      const auto is_layer = [&](const std::string& word) { return names_layer(word, layer); };
       const auto is_tensor = [&](const std::string& word) { return names_role(word, role); };
       const bool layer_matches =
           one.layers.empty() || std::any_of(one.layers.begin(), one.layers.end(), is_layer);
@@ -142,7 +160,7 @@ class OverridePolicy : public Policy {
   void check_pattern(const std::string& pattern) const {
     std::vector<std::string> names;
     for (const LayerInfo& layer : layers_) {
-      if (matches_pattern(layer.name, pattern)) return;
+      if (names_layer(pattern, layer)) return;
       names.push_back(layer.name);
     }
     fail("policies", "an override names \"{}\", which no layer matches{}", pattern,
@@ -172,6 +190,10 @@ bool matches_pattern(std::string_view name, std::string_view pattern) {
     }
   }
   return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+Override gradient_override(std::shared_ptr<Policy> gradient) {
+  return {.layers = {}, .tensors = {"dy"}, .policy = std::move(gradient), .follows_base = true};
 }
 
 std::shared_ptr<Policy> with_overrides(std::shared_ptr<Policy> base, std::vector<Override> overrides) {

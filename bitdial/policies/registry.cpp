@@ -1,15 +1,22 @@
 #include "bitdial/policies/registry.h"
 
+#include <array>
 #include <charconv>
 #include <functional>
+#include <span>
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
 #include "bitdial/policies/apt.h"
 #include "bitdial/policies/auto.h"
 #include "bitdial/policies/bf16.h"
+#include "bitdial/policies/cpt.h"
 #include "bitdial/policies/float32.h"
 #include "bitdial/policies/options.h"
+#include "bitdial/policies/pfq.h"
+#include "bitdial/policies/random_policy.h"
+#include "bitdial/policies/sbm.h"
+#include "bitdial/policies/schedule_policy.h"
 #include "bitdial/policies/skeleton.h"
 #include "bitdial/policies/static_policy.h"
 
@@ -37,31 +44,41 @@ Factory with_options() {
   return [](OptionReader& options) { return std::make_shared<P>(options); };
 }
 
-Factory static_factory(const std::string& name) {
-  return [name](OptionReader& options) { return std::make_shared<StaticPolicy>(name, options); };
-}
-
-// "8/8/16": word lengths of W, A and G; "sbm": the preset.
-nlohmann::json static_argument(std::string_view text) {
-  if (text == "sbm") return {{"preset", "sbm"}};
-  constexpr std::array<const char*, 3> kNames{"weight_bits", "activation_bits", "gradient_bits"};
+// "8/8/16": as many word lengths as there are names.
+nlohmann::json read_widths(std::string_view text, std::span<const char* const> names,
+                           const std::string& usage) {
   nlohmann::json options = nlohmann::json::object();
   std::string_view rest = text;
-  for (size_t i = 0; i < kNames.size(); ++i) {
+  for (size_t i = 0; i < names.size(); ++i) {
     int bits = 0;
     const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), bits);
     const auto used = static_cast<size_t>(end - rest.data());
-    const bool last = i + 1 == kNames.size();
+    const bool last = i + 1 == names.size();
     const bool separated = last ? used == rest.size() : used < rest.size() && rest[used] == '/';
-    require(error == std::errc{} && separated, "policies",
-            "\"static\" takes W/A/G, the word lengths of weights, activations and gradients "
-            "(\"static:8/8/16\"), or "
-            "\"static:sbm\"; got \"{}\"",
-            text);
-    options[kNames[i]] = bits;
+    require(error == std::errc{} && separated, "policies", "{}; got \"{}\"", usage, text);
+    options[names[i]] = bits;
     rest.remove_prefix(last ? used : used + 1);
   }
   return options;
+}
+
+// "8/8/16": word lengths of W, A and G; "shared:8/8": of W and A, and of G, in the preset `shared`.
+nlohmann::json static_argument(std::string_view text) {
+  constexpr std::string_view kShared = "shared";
+  if (text == kShared) return {{"preset", kShared}};
+  if (text.starts_with("shared:")) {
+    constexpr std::array<const char*, 2> kNames{"activation_bits", "gradient_bits"};
+    nlohmann::json options = read_widths(text.substr(kShared.size() + 1), kNames,
+                                         "\"static:shared\" takes F/G, the word lengths of weights and "
+                                         "activations, and of gradients (\"static:shared:8/8\")");
+    options["preset"] = kShared;
+    options["weight_bits"] = options["activation_bits"];
+    return options;
+  }
+  constexpr std::array<const char*, 3> kNames{"weight_bits", "activation_bits", "gradient_bits"};
+  return read_widths(text, kNames,
+                     "\"static\" takes W/A/G, the word lengths of weights, activations and gradients "
+                     "(\"static:8/8/16\"), or \"static:shared:F/G\"");
 }
 
 // One line per policy.
@@ -72,12 +89,25 @@ const std::vector<Entry>& table() {
        "no quantisation, GEMMs in bfloat16 by LibTorch's autocast (baseline)",
        plain<BFloat16Policy>(),
        {}},
-      {"static", "the same word lengths everywhere and always; static:W/A/G, default 8/8/8",
-       static_factory("static"), static_argument},
+      {"static",
+       "the same word lengths everywhere and always; static:W/A/G (default 8/8/8), static:shared:F/G",
+       with_options<StaticPolicy>(), static_argument},
       {"sbm",
        "8 bits with Range BN and a float copy of the gradient for WTGRAD (Banner et al. 2018)",
-       static_factory("sbm"),
+       with_options<SbmPolicy>(),
        {}},
+      {"cpt", "all layers from few bits to many and back, again and again; cpt:MIN-MAX/G (Fu et al. 2021)",
+       with_options<CptPolicy>(), cpt_argument},
+      {"pfq",
+       "all layers through a ladder of precisions, up when the loss stops falling (FracTrain, Fu et al. "
+       "2020)",
+       with_options<PfqPolicy>(), pfq_argument},
+      {"random",
+       "bits drawn at random every k iterations, then 8 (LDP, Table 2)",
+       with_options<RandomPolicy>(),
+       {}},
+      {"schedule", "a table of bits by layer and epoch, from a file (LDP, Table 1)",
+       with_options<SchedulePolicy>(), schedule_argument},
       {"apt",
        "width per tensor from the quantisation error, widened when it grows (Zhang et al. 2020)",
        with_options<AptPolicy>(),

@@ -13,6 +13,15 @@ bool is_dy_role(TensorRole role) { return role == TensorRole::kGradBprop || role
 
 bool is_x_role(TensorRole role) { return role == TensorRole::kInput || role == TensorRole::kInputWtgrad; }
 
+// In what is remembered of an announcement, beside the operand's own bits (at most 32).
+constexpr int kOtherBits = 100;
+
+// 1, 2, or 4 where values are carried in float32.
+int code_bytes(const Format& format) {
+  if (!has_integer_codes(format)) return 4;
+  return format.word_length <= 8 ? 1 : 2;
+}
+
 bool has_imagenet_stem(std::span<const LayerInfo> layers) {
   return !layers.empty() && layers[0].kernel == 7 && layers[0].stride == 2;
 }
@@ -106,8 +115,11 @@ TensorPlan SharedPolicy::plan(TensorId id, const StepInfo& step, TensorProbe&) {
   TensorPlan plan;
   plan.format = evaluation_format(id);
   int& announced = announced_.at(static_cast<size_t>(id.layer))[static_cast<size_t>(id.role)];
-  if (step.training && announced != plan.format.word_length) {
-    announced = plan.format.word_length;
+  // What WTGRAD runs on changes with X, which has no line of its own for it: dY's line says so.
+  const Format x = evaluation_format({id.layer, TensorRole::kInputWtgrad});
+  const int now = plan.format.word_length + (is_dy_role(id.role) ? kOtherBits * code_bytes(x) : 0);
+  if (step.training && announced != now) {
+    announced = now;
     if (quantizer_.is_fixed(id.layer)) {
       plan.reason = fmt::format(
           "fixed by {}: {}", name(),

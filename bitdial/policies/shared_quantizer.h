@@ -78,7 +78,8 @@ bool is_projection_shortcut(const LayerInfo& layer);
 std::vector<bool> float_layers(SharedLayers rule, std::span<const LayerInfo> layers);
 
 /// A policy whose layers all have the shared quantiser's formats: a subclass says the bits of each layer, and
-/// why. A line of precision.jsonl appears whenever an operand's bits change.
+/// why. A line of precision.jsonl appears whenever an operand's bits change, and one for dY when X changes
+/// what WTGRAD runs on.
 class SharedPolicy : public Policy {
  public:
   void attach(std::span<const LayerInfo> layers) override;
@@ -103,7 +104,7 @@ class SharedPolicy : public Policy {
  private:
   SharedQuantizer quantizer_;
   nlohmann::json options_;
-  std::vector<std::array<int, kTensorRoles>> announced_;  // per layer: bits in the log; 0: none yet
+  std::vector<std::array<int, kTensorRoles>> announced_;  // per layer: what the log says; 0: nothing
 };
 
 }  // namespace bitdial::policies

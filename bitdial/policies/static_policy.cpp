@@ -5,35 +5,32 @@
 namespace bitdial::policies {
 namespace {
 
-// Defaults that the preset `sbm` changes; everything else is common.
+// Defaults that the preset `shared` changes; everything else is common.
 struct Defaults {
   std::string activation_rule = "affine", weight_rule = "symmetric", gradient_rule = "symmetric";
   std::string weight_granularity = "tensor";
   bool exact_zero = true;
-  std::string activation_statistic = "extreme";
   std::string range = "previous";
   double running_momentum = 0.9;  // our choice: one batch's range is noisy
   std::string running_start = "first_value";
-  std::string normalization = "batch";
   std::string between = "bfloat16";
-  int gradient_wtgrad_bits = 0;  // 0: as gradient_bits
+  std::string layers = "all";
+  std::string depthwise = "follow";
 };
 
-// specs of Banner et al.'s code: quantize.py of convNet.pytorch ("B3": W per output channel, nearest rounding
-// of X) and of quantized.pytorch ("B1": the momentum 0.1 of the running range, which starts at zero).
-Defaults sbm_defaults() {
+// shared_quantizer.h
+Defaults shared_defaults() {
   return {.activation_rule = "affine",
           .weight_rule = "affine",
           .gradient_rule = "affine",
           .weight_granularity = "channel",
           .exact_zero = false,
-          .activation_statistic = "sample_mean",
           .range = "exact",
-          .running_momentum = 0.1,
+          .running_momentum = 0.9,
           .running_start = "zero",
-          .normalization = "range",
           .between = "float32",
-          .gradient_wtgrad_bits = 32};
+          .layers = "auto",
+          .depthwise = "8/16"};
 }
 
 constexpr int kFloatBits = 32;
@@ -67,20 +64,20 @@ Format with_bits(Format format, int bits) {
 
 }  // namespace
 
-StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std::move(name)) {
-  const bool sbm =
-      options.choice<bool>("preset", name_ == "sbm" ? "sbm" : "none", {{"none", false}, {"sbm", true}},
-                           "the defaults of all other options: this table's, or those of SBM");
-  const Defaults defaults = sbm ? sbm_defaults() : Defaults{};
+StaticPolicy::StaticPolicy(OptionReader& options) {
+  const bool shared = options.choice<bool>(
+      "preset", "none", {{"none", false}, {"shared", true}},
+      "the defaults of all other options: this table's, or the quantiser of CPT, FracTrain and LDP");
+  const Defaults defaults = shared ? shared_defaults() : Defaults{};
 
   const int weight_bits = read_bits(options, "weight_bits", "word length of W");
   const int activation_bits = read_bits(options, "activation_bits", "word length of X");
   const int gradient_bits = read_bits(options, "gradient_bits", "word length of dY for BPROP");
-  const int wtgrad_bits = options.integer(
-      "gradient_wtgrad_bits", defaults.gradient_wtgrad_bits, 0, kFloatBits,
-      "word length of dY for WTGRAD; 0: the dY of BPROP serves both, 32: float32 (SBM's released code)");
+  const int wtgrad_bits =
+      options.integer("gradient_wtgrad_bits", 0, 0, kFloatBits,
+                      "word length of dY for WTGRAD; 0: the dY of BPROP serves both, 32: float32");
   require(wtgrad_bits != 1, "policies",
-          "option \"gradient_wtgrad_bits\" of \"{}\" must be 0 or 2 .. 32, got 1", name_);
+          "option \"gradient_wtgrad_bits\" of \"{}\" must be 0 or 2 .. 32, got 1", "static");
 
   Format weight, input, gradient;
   weight.rule = read_rule(options, "weight_rule", defaults.weight_rule, "W");
@@ -96,7 +93,7 @@ StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std:
   input.rounding = read_rounding(options, "activation_rounding", "nearest", "X");
   gradient.rounding = read_rounding(options, "gradient_rounding", "stochastic", "dY");
   input.range_statistic = options.choice<RangeStatistic>(
-      "activation_range", defaults.activation_statistic,
+      "activation_range", "extreme",
       {{"extreme", RangeStatistic::kExtreme}, {"sample_mean", RangeStatistic::kSampleMean}},
       "range of X: its extremes, or the mean over samples of each sample's extremes (outliers clip)");
   weight.range_source = input.range_source = gradient.range_source = options.choice<RangeSource>(
@@ -108,14 +105,24 @@ StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std:
       "evaluation quantises X with a running range: run <- m * run + (1 - m) * new; 0: the last step's");
   activation_range_.start_at_zero =
       options.choice<bool>("running_start", defaults.running_start, {{"first_value", false}, {"zero", true}},
-                           "first value of the running range (SBM's code: zero)");
-  normalization_ =
-      options.choice<Normalization>("normalization", defaults.normalization,
-                                    {{"batch", Normalization::kBatch}, {"range", Normalization::kRange}},
-                                    "batch normalisation by the standard deviation or by the range (SBM)");
+                           "first value of the running range");
+  normalization_ = options.choice<Normalization>(
+      "normalization", "batch", {{"batch", Normalization::kBatch}, {"range", Normalization::kRange}},
+      "batch normalisation by the standard deviation or by the range (SBM)");
   between_ = options.choice<Between>("between", defaults.between,
                                      {{"float32", Between::kFloat32}, {"bfloat16", Between::kBFloat16}},
                                      "what fused blocks store between their passes");
+  layers_rule_ =
+      options.choice<SharedLayers>("layers", defaults.layers,
+                                   {{"auto", SharedLayers::kAuto},
+                                    {"cifar", SharedLayers::kCifar},
+                                    {"imagenet", SharedLayers::kImageNet},
+                                    {"all", SharedLayers::kAll}},
+                                   "quantised layers: every convolution (cifar), not the first one "
+                                   "and projection shortcuts (imagenet), linear layers too (all)");
+  depthwise_is_fixed_ =
+      options.choice<bool>("depthwise", defaults.depthwise, {{"8/16", true}, {"follow", false}},
+                           "depth-wise convolutions have 8 bits forward and 16 bits gradient always");
   options_ = options.resolved();
 
   const auto role = [this](TensorRole r) -> Format& { return formats_[static_cast<size_t>(r)]; };
@@ -127,7 +134,19 @@ StaticPolicy::StaticPolicy(std::string name, OptionReader& options) : name_(std:
 
 void StaticPolicy::attach(std::span<const LayerInfo> layers) {
   Policy::attach(layers);
+  is_float_ = float_layers(layers_rule_, layers);
   announced_.assign(layers.size(), {});
+}
+
+Format StaticPolicy::evaluation_format(TensorId id) const {
+  const auto layer = static_cast<size_t>(id.layer);
+  if (is_float_.at(layer)) return Format::float32();
+  Format format = formats_[static_cast<size_t>(id.role)];
+  if (depthwise_is_fixed_ && layers_[layer].kind == LayerKind::kDepthwiseConv2d && !format.is_float()) {
+    const bool is_gradient = id.role == TensorRole::kGradBprop || id.role == TensorRole::kGradWtgrad;
+    format.word_length = is_gradient ? 16 : 8;
+  }
+  return format;
 }
 
 TensorPlan StaticPolicy::plan(TensorId id, const StepInfo& step, TensorProbe&) {
@@ -136,7 +155,7 @@ TensorPlan StaticPolicy::plan(TensorId id, const StepInfo& step, TensorProbe&) {
   bool& announced = announced_.at(static_cast<size_t>(id.layer))[static_cast<size_t>(id.role)];
   if (step.training && !announced) {
     announced = true;
-    plan.reason = name_ == "sbm" ? "fixed by sbm" : "fixed by static";
+    plan.reason = "fixed by static";
     plan.evidence = {{"format", to_string(plan.format)}};
   }
   return plan;

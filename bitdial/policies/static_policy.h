@@ -7,6 +7,7 @@
 
 #include "bitdial/core/policy.h"
 #include "bitdial/policies/options.h"
+#include "bitdial/policies/shared_quantizer.h"
 
 namespace bitdial::policies {
 
@@ -14,18 +15,18 @@ namespace bitdial::policies {
 /// By default X is affine with an exact zero (unsigned codes), W symmetric, dY symmetric with stochastic
 /// rounding and shared by both gradients, every scale per tensor and from the earlier steps' ranges.
 ///
-/// Preset `sbm`: Banner, Hubara, Hoffer and Soudry 2018, "Scalable methods for 8-bit training of neural
-/// networks": the affine quantisers of gemmlowp, Range BN, and a bifurcated gradient (8 bits for BPROP, float
-/// for WTGRAD).
+/// Preset `shared` ("static:shared:F/G"): F bits for W and X and G bits for dY in the quantiser that CPT,
+/// FracTrain and LDP share (shared_quantizer.h). With ordinary batch normalisation it is the FW/BW baseline
+/// that those papers call SBM.
 class StaticPolicy : public Policy {
  public:
-  StaticPolicy(std::string name, OptionReader& options);
+  explicit StaticPolicy(OptionReader& options);
 
-  std::string name() const override { return name_; }
+  std::string name() const override { return "static"; }
   nlohmann::json options() const override { return options_; }
   void attach(std::span<const LayerInfo> layers) override;
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
-  Format evaluation_format(TensorId id) const override { return formats_[static_cast<size_t>(id.role)]; }
+  Format evaluation_format(TensorId id) const override;
   RunningRange running_range(TensorId id) const override;
   Normalization normalization() const override { return normalization_; }
   Between between() const override { return between_; }
@@ -33,9 +34,11 @@ class StaticPolicy : public Policy {
   void load_state(const nlohmann::json& state) override;
 
  private:
-  std::string name_;
   nlohmann::json options_;
   std::array<Format, kTensorRoles> formats_;
+  SharedLayers layers_rule_ = SharedLayers::kAll;
+  bool depthwise_is_fixed_ = false;
+  std::vector<bool> is_float_;  // per layer
   RunningRange activation_range_;
   Normalization normalization_ = Normalization::kBatch;
   Between between_ = Between::kFloat32;

@@ -23,7 +23,8 @@ std::string error_of(std::string_view spec, const json& options = json::object()
 }
 
 TEST(Registry, NamesAndHelp) {
-  const std::vector<std::string> expected{"float32", "bf16", "static", "sbm", "apt", "auto", "skeleton"};
+  const std::vector<std::string> expected{"float32", "bf16",     "static", "sbm",  "cpt",     "pfq",
+                                          "random",  "schedule", "apt",    "auto", "skeleton"};
   EXPECT_EQ(names(), expected);
   for (const std::string& name : names()) {
     EXPECT_EQ(make(name)->name(), name);
@@ -62,7 +63,6 @@ TEST(Registry, DocumentationListsEveryOption) {
     EXPECT_NE(text.find("| `" + name + "` | " + help(name) + " |"), std::string::npos)
         << name << ": " << help(name);
     for (const OptionHelp& option : options(name)) {
-      if (name == "sbm") continue;  // a preset of static's options
       const std::string row = "| `" + option.name + "` | `" + option.default_value + "` | " +
                               escaped(option.allowed) + " | " + escaped(option.text) + " |\n";
       EXPECT_NE(text.find(row), std::string::npos) << name << "\n" << row;

@@ -2,6 +2,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/policies/registry.h"
+#include "bitdial/policies/shared_quantizer.h"
 #include "tests/policies/vector_probe.h"
 
 namespace bitdial::policies {
@@ -88,34 +89,37 @@ TEST(Static, Options) {
   EXPECT_EQ(policy->normalization(), Normalization::kRange);
 }
 
-// specs/sbm.md: gemmlowp's affine quantisers, B3's weights per output channel, bifurcated gradient, Range BN.
-TEST(Static, PresetSbm) {
-  for (const char* spec : {"sbm", "static:sbm"}) {
+// The FW/BW baseline of CPT, PFQ, LDP and FracTrain.
+TEST(Static, PresetShared) {
+  for (const auto& [spec, forward, gradient] :
+       std::vector<std::tuple<std::string, int, int>>{{"static:shared", 8, 8},
+                                                      {"static:shared:8/8", 8, 8},
+                                                      {"static:shared:6/6", 6, 6},
+                                                      {"static:shared:6/8", 6, 8},
+                                                      {"static:shared:4/6", 4, 6},
+                                                      {"static:shared:8/12", 8, 12},
+                                                      {"static:shared:8/16", 8, 16},
+                                                      {"static:shared:16/16", 16, 16}}) {
     const auto policy = attached(spec);
-    const Format w = format_of(*policy, TensorRole::kWeight);
-    EXPECT_EQ(w,
-              (Format{.rule = ScaleRule::kAffine, .word_length = 8, .granularity = Granularity::kChannel}));
-    const Format x = format_of(*policy, TensorRole::kInput);
-    EXPECT_EQ(x, (Format{.rule = ScaleRule::kAffine,
-                         .word_length = 8,
-                         .range_statistic = RangeStatistic::kSampleMean}));
-    EXPECT_EQ(format_of(*policy, TensorRole::kInputWtgrad), x);
-    const Format dy = format_of(*policy, TensorRole::kGradBprop);
-    EXPECT_EQ(dy, (Format{.rule = ScaleRule::kAffine, .word_length = 8, .rounding = Rounding::kStochastic}));
-    EXPECT_TRUE(format_of(*policy, TensorRole::kGradWtgrad).is_float());
-    EXPECT_EQ(policy->normalization(), Normalization::kRange);
+    EXPECT_EQ(format_of(*policy, TensorRole::kWeight), shared_format(TensorRole::kWeight, forward)) << spec;
+    EXPECT_EQ(format_of(*policy, TensorRole::kInput), shared_format(TensorRole::kInput, forward)) << spec;
+    EXPECT_EQ(format_of(*policy, TensorRole::kInputWtgrad), shared_format(TensorRole::kInput, forward));
+    EXPECT_EQ(format_of(*policy, TensorRole::kGradBprop), shared_format(TensorRole::kGradBprop, gradient));
+    EXPECT_EQ(format_of(*policy, TensorRole::kGradWtgrad), shared_format(TensorRole::kGradBprop, gradient));
+    EXPECT_TRUE(policy->evaluation_format({1, TensorRole::kWeight}).is_float()) << "linear layers";
+    EXPECT_EQ(policy->normalization(), Normalization::kBatch);
+    EXPECT_EQ(policy->between(), Between::kFloat32);
     const RunningRange running = policy->running_range({0, TensorRole::kInput});
-    EXPECT_EQ(running.momentum, 0.1);
+    EXPECT_EQ(running.momentum, 0.9);
     EXPECT_TRUE(running.start_at_zero);
-    EXPECT_EQ(policy->running_range({0, TensorRole::kWeight}).momentum, 0.0);
   }
-  const auto b1 = attached("sbm", {{"weight_granularity", "tensor"},
-                                   {"activation_rounding", "stochastic"},
-                                   {"gradient_wtgrad_bits", 16},
-                                   {"running_start", "first_value"}});
-  EXPECT_EQ(format_of(*b1, TensorRole::kInput).rounding, Rounding::kStochastic);
-  EXPECT_EQ(format_of(*b1, TensorRole::kGradWtgrad).word_length, 16);
-  EXPECT_FALSE(b1->running_range({0, TensorRole::kInput}).start_at_zero);
+  for (const char* bad : {"static:shared:", "static:shared:8", "static:shared:8/8/8", "static:sbm"}) {
+    EXPECT_THROW(make(bad), Error) << bad;
+  }
+  auto depthwise = make("static:shared:4/6");
+  depthwise->attach(std::vector<LayerInfo>{{.name = "dw", .kind = LayerKind::kDepthwiseConv2d}});
+  EXPECT_EQ(depthwise->evaluation_format({0, TensorRole::kWeight}).word_length, 8);
+  EXPECT_EQ(depthwise->evaluation_format({0, TensorRole::kGradBprop}).word_length, 16);
 }
 
 // Every operand is announced once in a run, interrupted or not.
