@@ -86,6 +86,18 @@ struct QuantizeStatistics {
   double saturated_fraction() const { return count ? double(saturated) / double(count) : 0.0; }
 };
 
+/// How the rounding error q - u of X stays known from forward to backward: stored (4 bytes or 1 byte an
+/// element, the latter in steps of 1/254), or computed again from X, which then stays alive.
+enum class KeptResidual : uint8_t { kFloat32, kInt8, kRecompute };
+
+/// The task loss's gradient by the steps s of an operand's quantiser, one entry per scale. Rounding is passed
+/// straight through, so dL/ds = sum over the scale's elements of dL/dx^ (q - u) with u = (x - offset) / s.
+struct StepGradients {
+  std::vector<double> by_step;
+  std::vector<QuantParams> params;
+  int word_length = 0;
+};
+
 /// How a tensor is to be quantised now. Without `params` the format's own rule applies to the tensor's range.
 struct TensorPlan {
   Format format;
@@ -157,6 +169,16 @@ class Policy {
 
   /// What the quantise pass counted.
   virtual void observe(TensorId, const StepInfo&, const QuantizeStatistics&) {}
+
+  /// Set where the policy learns from the task loss: backward then reports dL/ds of the layer's W and X
+  /// (observe_step_gradients), for which a first layer computes its dX, too. Steps of formats above 16 bits
+  /// have none.
+  virtual std::optional<KeptResidual> step_gradients(int /*layer*/) const { return std::nullopt; }
+  /// kWeight and kInput, once per backward of the layer: with gradient accumulation once per micro-batch.
+  virtual void observe_step_gradients(TensorId, const StepInfo&, const StepGradients&) {}
+
+  /// The multiply-accumulates of a layer for one sample, when its first forward has shown them.
+  virtual void set_macs(int layer, int64_t macs) { layers_.at(static_cast<size_t>(layer)).macs = macs; }
 
   virtual void end_step(const StepInfo&, const StepReport&) {}
   virtual RunControl end_epoch(const EpochReport&) { return {}; }

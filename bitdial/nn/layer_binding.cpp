@@ -21,6 +21,12 @@ bool LayerBinding::is_active() const {
   return core != nullptr && core->policy().quantizes();
 }
 
+std::optional<KeptResidual> LayerBinding::step_gradients(bool training) const {
+  const auto core = core_.lock();
+  const bool trains = core != nullptr && training && (!core->has_begun() || core->step().training);
+  return trains ? core->policy().step_gradients(index_) : std::nullopt;
+}
+
 std::shared_ptr<SessionCore> LayerBinding::begin_call(bool& training) {
   auto core = core_.lock();
   training = training && (!core->has_begun() || core->step().training);

@@ -80,6 +80,11 @@ ops::ForwardOperands LayerOperands::forward(OperandSource& x, const at::Tensor& 
   }
   operands.x = std::move(copies.kept);
   operands.w = std::move(w.kept);
+  if (const auto kept = layer_->step_gradients(training_)) {
+    tape_.emplace(*kept);
+    if (operands.w.has_codes()) tape_->keep_weight(weight, operands.w);
+    if (operands.x.has_codes() && needed.input) tape_->keep_input(x.values(), operands.x);
+  }
   operands.w_bprop = std::move(w.whole);
   w_bprop_ = without_codes(operands.w_bprop);
   x_wtgrad_ = without_codes(operands.x_wtgrad);
@@ -112,6 +117,16 @@ ops::BackwardOperands LayerOperands::backward(OperandSource& dy, ops::Needed nee
     note(Gemm::kWtgrad, x_wtgrad_, false, operands.wtgrad, false);
   }
   return operands;
+}
+
+void LayerOperands::observe_gradients(const at::Tensor& dx, const at::Tensor& dw) {
+  if (!tape_) return;
+  const auto session = core();
+  const auto tell = [&](TensorRole role, const std::optional<StepGradients>& gradients) {
+    if (gradients) session->policy().observe_step_gradients(id(role), session->step(), *gradients);
+  };
+  tell(TensorRole::kWeight, tape_->weight(dw));
+  tell(TensorRole::kInput, tape_->input(dx));
 }
 
 int LayerOperands::layer() const { return layer_->index_; }

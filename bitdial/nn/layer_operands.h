@@ -6,6 +6,7 @@
 
 #include "bitdial/nn/operand_source.h"
 #include "bitdial/nn/session_core.h"
+#include "bitdial/nn/step_gradient_tape.h"
 
 namespace bitdial::nn {
 
@@ -21,6 +22,8 @@ class LayerOperands : public ops::Operands {
   ops::BackwardOperands backward(const at::Tensor& dy, ops::Needed needed) override;
   ops::BackwardOperands backward(OperandSource& dy, ops::Needed needed);
   int layer() const override;
+  bool wants_input_gradient() const override { return layer_->step_gradients(training_).has_value(); }
+  void observe_gradients(const at::Tensor& dx, const at::Tensor& dw) override;
 
   /// Updates the weight by its gradient at once, if the session has someone who does that.
   bool update_weight(const at::Tensor& weight, const at::Tensor& gradient);
@@ -66,6 +69,7 @@ class LayerOperands : public ops::Operands {
   ops::QuantizedTensor w_bprop_;   // without codes
   ops::QuantizedTensor x_wtgrad_;  // without codes
   QuantizeStatistics last_statistics_;
+  std::optional<StepGradientTape> tape_;
 };
 
 }  // namespace bitdial::nn

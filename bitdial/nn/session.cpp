@@ -202,6 +202,13 @@ void SessionCore::begin_step(const StepInfo& step) {
   policy_->begin_step(step);
 }
 
+void SessionCore::set_macs(int layer, int64_t macs) {
+  int64_t& known = layers_[static_cast<size_t>(layer)].macs;
+  if (known == macs) return;
+  known = macs;
+  policy_->set_macs(layer, macs);
+}
+
 void SessionCore::end_step(const StepInfo& step, const StepReport& report) {
   for (PendingEvent& pending : events_) {
     pending.event.arithmetic = arithmetic_of(*bindings_[static_cast<size_t>(pending.layer)],
@@ -285,7 +292,7 @@ void SessionCore::load_state(const nlohmann::json& state) {
             layers_[i].name);
   }
   for (size_t i = 0; i < layers_.size(); ++i) {
-    layers_[i].macs = layers[i].at("macs").get<int64_t>();
+    set_macs(static_cast<int>(i), layers[i].at("macs").get<int64_t>());
     load_layer(layers[i], *bindings_[i]);
   }
   policy_->load_state(state.at("policy_state"));

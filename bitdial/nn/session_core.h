@@ -86,7 +86,7 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   bool has_begun() const { return has_begun_; }
   WeightUpdater* weight_updater() const { return weight_updater_; }
   void set_weight_updater(WeightUpdater* updater) { weight_updater_ = updater; }
-  void set_macs(int layer, int64_t macs) { layers_[static_cast<size_t>(layer)].macs = macs; }
+  void set_macs(int layer, int64_t macs);
   void add_event(int layer, TensorRole role, const TensorPlan& plan, const std::vector<QuantParams>& params,
                  std::string reason);
 
@@ -118,6 +118,8 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
   bool is_active() const;
 
   std::shared_ptr<SessionCore> session() const { return core_.lock(); }
+  /// Policy::step_gradients, where the layer trains.
+  std::optional<KeptResidual> step_gradients(bool training) const;
   /// The operands of one forward and its backward: asked for once per call of the layer.
   std::shared_ptr<LayerOperands> begin(bool training, const kernels::ConvShape& shape);
 

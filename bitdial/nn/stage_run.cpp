@@ -115,7 +115,9 @@ variable_list StageRun::tensors(const std::vector<Tensor>& inputs) {
       run.places.gamma = add(node.gamma(), trains);
       run.places.beta = add(node.beta(), trains);
     }
-    run.needed.input = value(node.x).needs_gradient;
+    run.needed.input =
+        value(node.x).needs_gradient ||
+        (run.needed.weight && node.layer().binding()->step_gradients(node.is_training()).has_value());
     run.residual_needed = node.residual && value(*node.residual).needs_gradient;
     value(node.out).needs_gradient = trains || run.needed.input || run.residual_needed;
   }
@@ -251,13 +253,17 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
     terms.clear();
     if (needed.input || needed.weight) {
       const ops::BackwardOperands operands = run.operands->backward(*dz, needed);
+      Tensor dx, dw;
       if (needed.input) {
-        flow(node.x).push_back(
-            ops::bprop(run.problem, operands.bprop, run.w_bprop, pool_->take(run.problem.x_sizes, dtype_)));
+        dx = ops::bprop(run.problem, operands.bprop, run.w_bprop, pool_->take(run.problem.x_sizes, dtype_));
       }
       if (needed.weight) {
-        Tensor dw = ops::wtgrad(run.problem, run.x_wtgrad, operands.wtgrad,
-                                pool_->take(run.problem.w_sizes, at::kFloat));
+        dw = ops::wtgrad(run.problem, run.x_wtgrad, operands.wtgrad,
+                         pool_->take(run.problem.w_sizes, at::kFloat));
+      }
+      run.operands->observe_gradients(dx, dw);
+      if (value(node.x).needs_gradient) flow(node.x).push_back(std::move(dx));
+      if (needed.weight) {
         const bool is_done = !keeps_graph && run.operands->update_weight(node.weight(), dw);
         if (!is_done) gradients[static_cast<size_t>(run.places.weight)] = std::move(dw);
       }

@@ -85,7 +85,8 @@ class QuantizedGemms : public torch::autograd::Function<QuantizedGemms> {
     const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
     const LayerScope layer(call.operands->layer());
     const GemmProblem& p = call.problem;
-    const Needed needed = {.input = call.needed.input && ctx->needs_input_grad(0),
+    const bool passes_on = ctx->needs_input_grad(0);
+    const Needed needed = {.input = call.needed.input && (passes_on || call.operands->wants_input_gradient()),
                            .weight = call.needed.weight && ctx->needs_input_grad(1)};
     const at::Tensor dy = to_dense(gradient, p.channels_last());
     variable_list gradients(4);
@@ -93,6 +94,8 @@ class QuantizedGemms : public torch::autograd::Function<QuantizedGemms> {
       const BackwardOperands operands = call.operands->backward(dy, needed);
       if (needed.input) gradients[0] = bprop(p, operands.bprop, with_codes(call.w_bprop, saved[1]));
       if (needed.weight) gradients[1] = wtgrad(p, with_codes(call.x_wtgrad, saved[0]), operands.wtgrad);
+      call.operands->observe_gradients(gradients[0], gradients[1]);
+      if (!passes_on) gradients[0].reset();
     }
     if (call.has_bias && ctx->needs_input_grad(2))
       gradients[2] = channel_sums(p, p.dtype == at::kDouble ? gradient : dy);
@@ -111,7 +114,9 @@ at::Tensor run(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
   call->problem = std::move(problem);
   call->operands = std::move(operands);
   const bool grad_mode = at::GradMode::is_enabled();
-  call->needed = {.input = grad_mode && x.requires_grad(), .weight = grad_mode && weight.requires_grad()};
+  call->needed.weight = grad_mode && weight.requires_grad();
+  call->needed.input =
+      (grad_mode && x.requires_grad()) || (call->needed.weight && call->operands->wants_input_gradient());
   const bool bias_needed = grad_mode && bias.defined() && bias.requires_grad();
   if (!call->needed.input && !call->needed.weight && !bias_needed) {
     const at::NoGradGuard no_grad;

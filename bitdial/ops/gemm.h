@@ -42,6 +42,10 @@ class Operands {
   virtual ~Operands() = default;
   virtual ForwardOperands forward(const at::Tensor& x, const at::Tensor& weight, Needed needed) = 0;
   virtual BackwardOperands backward(const at::Tensor& dy, Needed needed) = 0;
+  /// True when backward must compute dX even where nobody else needs it (a first layer).
+  virtual bool wants_input_gradient() const { return false; }
+  /// dX and dW as backward has computed them, undefined where it has not.
+  virtual void observe_gradients(const at::Tensor& /*dx*/, const at::Tensor& /*dw*/) {}
   /// What a Profile knows the layer by.
   virtual int layer() const { return Profile::kNoLayer; }
 };

@@ -77,6 +77,22 @@ class OverridePolicy : public Policy {
     of(id).observe(id, step, statistics);
   }
 
+  std::optional<KeptResidual> step_gradients(int layer) const override {
+    for (const TensorRole role : {TensorRole::kInput, TensorRole::kWeight}) {
+      const auto kept = of({.layer = layer, .role = role}).step_gradients(layer);
+      if (kept) return kept;
+    }
+    return std::nullopt;
+  }
+
+  void observe_step_gradients(TensorId id, const StepInfo& step, const StepGradients& gradients) override {
+    of(id).observe_step_gradients(id, step, gradients);
+  }
+
+  void set_macs(int layer, int64_t macs) override {
+    for (const auto& policy : policies_) policy->set_macs(layer, macs);
+  }
+
   void end_step(const StepInfo& step, const StepReport& report) override {
     for (const auto& policy : policies_) policy->end_step(step, report);
   }
