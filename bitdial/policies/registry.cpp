@@ -12,6 +12,7 @@
 #include "bitdial/policies/bf16.h"
 #include "bitdial/policies/cpt.h"
 #include "bitdial/policies/float32.h"
+#include "bitdial/policies/ldp.h"
 #include "bitdial/policies/options.h"
 #include "bitdial/policies/pfq.h"
 #include "bitdial/policies/random_policy.h"
@@ -115,6 +116,10 @@ const std::vector<Entry>& table() {
       {"auto",
        "per layer and GEMM the fastest arithmetic on this machine whose error stays within apt's bounds",
        with_options<AutoPolicy>(),
+       {}},
+      {"ldp",
+       "bits per layer learnt by gradient descent under a limit on the cost (Yu et al. 2022)",
+       with_options<LdpPolicy>(),
        {}},
       {"skeleton",
        "a small policy to copy: gradients get 16 bits where too many codes are zero",
