@@ -1,5 +1,6 @@
 #include "bitdial/models/network.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "bitdial/core/error.h"
@@ -9,11 +10,13 @@ namespace bitdial::models {
 
 namespace {
 
-int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding) {
+// With `ceil` a last window may reach beyond the border, but not begin there (torch's rule).
+int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding, bool ceil = false) {
   const int64_t reach = size + 2 * padding - kernel;
   require(reach >= 0, "models", "images are too small for the network: a window of {} meets {} pixels",
           kernel, size);
-  return reach / stride + 1;
+  const int64_t windows = (reach + (ceil ? stride - 1 : 0)) / stride + 1;
+  return ceil && (windows - 1) * stride >= size + padding ? windows - 1 : windows;
 }
 
 }  // namespace
@@ -40,6 +43,10 @@ nn::Conv2d LayerFactory::conv(const std::string& name, int64_t out_channels, int
   const int64_t weights = out_channels * (in_channels / groups) * kernel * kernel;
   row.parameters = weights + (bias ? out_channels : 0);
   row.macs = weights * output.height * output.width;
+  row.bias_adds = bias ? row.output_elements() : 0;
+  row.groups = groups;
+  row.role = name.ends_with("downsample.0") || name.ends_with("shortcut.0") ? LayerRole::kShortcut
+                                                                            : LayerRole::kBody;
   return nn::Conv2d(torch::nn::Conv2dOptions(in_channels, out_channels, kernel)
                         .stride(stride)
                         .padding(padding)
@@ -59,18 +66,21 @@ nn::Linear LayerFactory::linear(const std::string& name, int64_t out_features) {
   LayerRow& row = add_row(name, "linear", {out_features, 1, 1});
   row.macs = in_features * out_features;
   row.parameters = row.macs + out_features;
+  row.bias_adds = out_features;
+  row.role = LayerRole::kBody;
   return nn::Linear(torch::nn::LinearOptions(in_features, out_features));
 }
 
 torch::nn::MaxPool2d LayerFactory::max_pool(const std::string& name, int64_t kernel, int64_t stride,
-                                            int64_t padding) {
+                                            int64_t padding, bool ceil) {
   LayerRow& row = add_row(name, "max_pool2d",
-                          {shape_.channels, pooled(shape_.height, kernel, stride, padding),
-                           pooled(shape_.width, kernel, stride, padding)});
+                          {shape_.channels, pooled(shape_.height, kernel, stride, padding, ceil),
+                           pooled(shape_.width, kernel, stride, padding, ceil)});
   row.kernel = kernel;
   row.stride = stride;
   row.padding = padding;
-  return torch::nn::MaxPool2d(torch::nn::MaxPool2dOptions(kernel).stride(stride).padding(padding));
+  return torch::nn::MaxPool2d(
+      torch::nn::MaxPool2dOptions(kernel).stride(stride).padding(padding).ceil_mode(ceil));
 }
 
 torch::nn::AvgPool2d LayerFactory::avg_pool(const std::string& name, int64_t kernel, int64_t stride) {
@@ -82,9 +92,22 @@ torch::nn::AvgPool2d LayerFactory::avg_pool(const std::string& name, int64_t ker
   return torch::nn::AvgPool2d(torch::nn::AvgPool2dOptions(kernel).stride(stride));
 }
 
-void LayerFactory::global_avg_pool(const std::string& name) {
+LayerRow& LayerFactory::global_avg_pool(const std::string& name) {
   const int64_t kernel = shape_.height;
-  add_row(name, "avg_pool2d", {shape_.channels, 1, 1}).kernel = kernel;
+  LayerRow& row = add_row(name, "avg_pool2d", {shape_.channels, 1, 1});
+  row.kernel = kernel;
+  return row;
+}
+
+std::vector<LayerRow> LayerFactory::take_table() {
+  const auto has_gemms = [](const LayerRow& row) { return row.role != LayerRole::kOther; };
+  const auto first = std::ranges::find_if(table_, has_gemms);
+  const auto last = std::find_if(table_.rbegin(), table_.rend(), has_gemms);
+  if (first != table_.end()) {
+    first->role = LayerRole::kStem;
+    last->role = LayerRole::kHead;
+  }
+  return std::move(table_);
 }
 
 ImageSize input_size(const Options& options, int64_t published_channels, int64_t published_edge) {

@@ -13,6 +13,9 @@
 
 namespace bitdial::models {
 
+/// Of GoogLeNet's auxiliary classifiers (Szegedy et al. 2015, section 5).
+inline constexpr double kAuxiliaryLossWeight = 0.3;
+
 /// A classifier of images: [N, C, H, W] float32, best in channels_last, to logits [N, classes].
 class Network : public torch::nn::Module {
  public:
@@ -21,7 +24,12 @@ class Network : public torch::nn::Module {
   ImageSize input_size() const { return input_size_; }
   const std::vector<LayerRow>& layer_table() const { return table_; }
 
+  /// What the auxiliary classifiers made of the last forward in training mode ([N, classes] each), handed out
+  /// once; empty without such classifiers. Their losses count kAuxiliaryLossWeight.
+  std::vector<torch::Tensor> take_auxiliary_logits() { return std::exchange(auxiliary_logits_, {}); }
+
  protected:
+  std::vector<torch::Tensor> auxiliary_logits_;
   ImageSize input_size_;
   std::vector<LayerRow> table_;
 };
@@ -36,13 +44,15 @@ class LayerFactory {
                   int64_t padding, bool bias, int64_t groups = 1);
   torch::nn::AnyModule norm(const std::string& name);
   nn::Linear linear(const std::string& name, int64_t out_features);
-  torch::nn::MaxPool2d max_pool(const std::string& name, int64_t kernel, int64_t stride, int64_t padding = 0);
+  torch::nn::MaxPool2d max_pool(const std::string& name, int64_t kernel, int64_t stride, int64_t padding = 0,
+                                bool ceil = false);
   torch::nn::AvgPool2d avg_pool(const std::string& name, int64_t kernel, int64_t stride);
-  void global_avg_pool(const std::string& name);
+  LayerRow& global_avg_pool(const std::string& name);
 
   ImageSize shape() const { return shape_; }
   void set_shape(ImageSize shape) { shape_ = shape; }
-  std::vector<LayerRow> take_table() { return std::move(table_); }
+  /// The rows, with the roles of stem and head given to the first and last layer.
+  std::vector<LayerRow> take_table();
 
  private:
   LayerRow& add_row(const std::string& name, const char* kind, ImageSize output);
@@ -63,9 +73,13 @@ std::shared_ptr<Network> make_alexnet_cifar(const Options& options);
 std::shared_ptr<Network> make_alexnet_imagenet(const Options& options);
 std::shared_ptr<Network> make_vgg16_bn_cifar(const Options& options);
 std::shared_ptr<Network> make_mobilenet_v2_cifar(const Options& options);
-/// 6n + 2 layers: n = 3, 6, 12, 18 for ResNet-20, 38, 74, 110.
+std::shared_ptr<Network> make_googlenet_cifar(const Options& options);
+std::shared_ptr<Network> make_googlenet_imagenet(const Options& options);
+/// 6n + 2 layers: n = 3, 6, 12, 18, 25, 27 for ResNet-20, 38, 74, 110, 152, 164, all with basic blocks.
 std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options);
-/// `imagenet`: 7x7 stem with stride 2 and max pool on 224x224; otherwise a 3x3 stem without pool on 32x32.
-std::shared_ptr<Network> make_resnet18(bool imagenet, const Options& options);
+/// ResNet-18 with a 3x3 stem and no max pool.
+std::shared_ptr<Network> make_resnet18_cifar(const Options& options);
+/// 18 or 34 layers with basic blocks, 50 with bottlenecks whose 3x3 convolution has the stride.
+std::shared_ptr<Network> make_resnet_imagenet(int64_t layers, const Options& options);
 
 }  // namespace bitdial::models

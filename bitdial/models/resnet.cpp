@@ -1,6 +1,7 @@
-// Residual networks of He et al. 2016 with basic blocks; names of parameters as in torchvision.
+// Residual networks of He et al. 2016; names of parameters as in torchvision.
 #include <cmath>
 
+#include "bitdial/core/error.h"
 #include "bitdial/models/network.h"
 
 namespace bitdial::models {
@@ -14,47 +15,71 @@ void init_norm(torch::nn::AnyModule& norm, double gamma) {
   }
 }
 
-class BasicBlock : public torch::nn::Module {
+/// Two 3x3 convolutions, or a bottleneck: 1x1, 3x3, 1x1 to four times the channels. The first 3x3 has the
+/// stride.
+class ResidualBlock : public torch::nn::Module {
  public:
-  BasicBlock(LayerFactory& make, const std::string& prefix, int64_t channels, int64_t stride,
-             double last_gamma) {
+  ResidualBlock(LayerFactory& make, const std::string& prefix, bool is_bottleneck, int64_t channels,
+                int64_t stride, double last_gamma) {
     const ImageSize input = make.shape();
-    conv1_ = register_module("conv1", make.conv(prefix + "conv1", channels, 3, stride, 1, false));
-    bn1_ = make.norm(prefix + "bn1");
-    register_module("bn1", bn1_.ptr());
-    conv2_ = register_module("conv2", make.conv(prefix + "conv2", channels, 3, 1, 1, false));
-    bn2_ = make.norm(prefix + "bn2");
-    register_module("bn2", bn2_.ptr());
-    init_he_fan_out(conv1_);
-    init_he_fan_out(conv2_);
-    init_norm(bn1_, 1.0);
-    init_norm(bn2_, last_gamma);
-    if (stride != 1 || input.channels != channels) add_shortcut(make, prefix, input, channels, stride);
+    if (is_bottleneck) {
+      add_layers(make, prefix, channels, 1, 1);
+      add_layers(make, prefix, channels, 3, stride);
+      add_layers(make, prefix, 4 * channels, 1, 1);
+    } else {
+      add_layers(make, prefix, channels, 3, stride);
+      add_layers(make, prefix, channels, 3, 1);
+    }
+    for (Layers& layers : main_) init_he_fan_out(layers.conv);
+    for (Layers& layers : main_) init_norm(layers.norm, &layers == &main_.back() ? last_gamma : 1.0);
+    const int64_t out_channels = make.shape().channels;
+    if (stride != 1 || input.channels != out_channels) {
+      add_shortcut(make, prefix, input, out_channels, stride);
+    }
   }
 
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
-    const auto y = stage.add_block(conv1_, bn1_, nn::Activation::kRelu, x);
-    const auto shortcut =
-        shortcut_.is_empty() ? x : stage.add_block(shortcut_, shortcut_norm_, nn::Activation::kNone, x);
-    return stage.add_block(conv2_, bn2_, nn::Activation::kRelu, y, shortcut);
+    nn::Stage::Value y = x;
+    for (size_t i = 0; i + 1 < main_.size(); ++i) {
+      y = stage.add_block(main_[i].conv, main_[i].norm, nn::Activation::kRelu, y);
+    }
+    const auto shortcut = shortcut_.conv.is_empty()
+                              ? x
+                              : stage.add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone, x);
+    return stage.add_block(main_.back().conv, main_.back().norm, nn::Activation::kRelu, y, shortcut);
   }
 
  private:
+  struct Layers {
+    nn::Conv2d conv{nullptr};
+    torch::nn::AnyModule norm;
+  };
+
+  void add_layers(LayerFactory& make, const std::string& prefix, int64_t channels, int64_t kernel,
+                  int64_t stride) {
+    const std::string number = std::to_string(main_.size() + 1);
+    Layers layers{make.conv(prefix + "conv" + number, channels, kernel, stride, kernel / 2, false),
+                  make.norm(prefix + "bn" + number)};
+    register_module("conv" + number, layers.conv);
+    register_module("bn" + number, layers.norm.ptr());
+    main_.push_back(std::move(layers));
+  }
+
   void add_shortcut(LayerFactory& make, const std::string& prefix, ImageSize input, int64_t channels,
                     int64_t stride) {
     make.set_shape(input);
-    shortcut_ = make.conv(prefix + "downsample.0", channels, 1, stride, 0, false);
-    shortcut_norm_ = make.norm(prefix + "downsample.1");
-    init_he_fan_out(shortcut_);
-    init_norm(shortcut_norm_, 1.0);
+    shortcut_.conv = make.conv(prefix + "downsample.0", channels, 1, stride, 0, false);
+    shortcut_.norm = make.norm(prefix + "downsample.1");
+    init_he_fan_out(shortcut_.conv);
+    init_norm(shortcut_.norm, 1.0);
     torch::nn::Sequential downsample;
-    downsample->push_back(shortcut_);
-    downsample->push_back(shortcut_norm_);
+    downsample->push_back(shortcut_.conv);
+    downsample->push_back(shortcut_.norm);
     register_module("downsample", downsample);
   }
 
-  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, shortcut_{nullptr};
-  torch::nn::AnyModule bn1_, bn2_, shortcut_norm_;
+  std::vector<Layers> main_;
+  Layers shortcut_;
 };
 
 struct ResNetShape {
@@ -64,8 +89,10 @@ struct ResNetShape {
   int64_t stem_stride = 1;
   bool max_pool = false;
   std::vector<int64_t> stage_channels;
-  int64_t blocks_per_stage = 1;
-  double linear_std = 0.0;  ///< of the last layer's normal initialiser; 0: torch::nn::Linear's own
+  std::vector<int64_t> blocks;  ///< of each stage
+  bool is_bottleneck = false;
+  bool charges_pool = false;  ///< LayerRow::charged_pool_operations
+  double linear_std = 0.0;    ///< of the last layer's normal initialiser; 0: torch::nn::Linear's own
 };
 
 class ResNet : public Network {
@@ -86,7 +113,9 @@ class ResNet : public Network {
     for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
       x = add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0, x);
     }
-    make.global_avg_pool("avgpool");
+    LayerRow& pool = make.global_avg_pool("avgpool");
+    if (shape.charges_pool)
+      pool.charged_pool_operations = (pool.kernel * pool.kernel + 1) * pool.output_elements();
     fc_ = register_module("fc", make.linear("fc", options.classes));
     if (shape.linear_std > 0.0) {
       torch::NoGradGuard no_grad;
@@ -103,11 +132,11 @@ class ResNet : public Network {
                              nn::Stage::Value x) {
     const std::string name = "layer" + std::to_string(stage + 1);
     torch::nn::ModuleList list;
-    for (int64_t i = 0; i < shape.blocks_per_stage; ++i) {
+    for (int64_t i = 0; i < shape.blocks[stage]; ++i) {
       const std::string prefix = name + "." + std::to_string(i) + ".";
       const int64_t stride = stage > 0 && i == 0 ? 2 : 1;
-      auto block =
-          std::make_shared<BasicBlock>(make, prefix, shape.stage_channels[stage], stride, last_gamma);
+      auto block = std::make_shared<ResidualBlock>(make, prefix, shape.is_bottleneck,
+                                                   shape.stage_channels[stage], stride, last_gamma);
       x = block->add_to(stage_, x);
       list->push_back(std::move(block));
     }
@@ -127,21 +156,34 @@ std::shared_ptr<Network> make_resnet_cifar(int64_t n, const Options& options) {
   ResNetShape shape;
   shape.input = input_size(options, 3, 32);
   shape.stage_channels = {16, 32, 64};
-  shape.blocks_per_stage = n;
+  shape.blocks = {n, n, n};
+  shape.charges_pool = true;
   // The initialiser of the SkipNet setting (recipes.md, section 1).
   shape.linear_std = std::sqrt(2.0 / static_cast<double>(64 * options.classes));
   return std::make_shared<ResNet>(shape, options);
 }
 
-std::shared_ptr<Network> make_resnet18(bool imagenet, const Options& options) {
+std::shared_ptr<Network> make_resnet18_cifar(const Options& options) {
   ResNetShape shape;
-  shape.input = input_size(options, 3, imagenet ? 224 : 32);
+  shape.input = input_size(options, 3, 32);
   shape.stem_channels = 64;
-  shape.stem_kernel = imagenet ? 7 : 3;
-  shape.stem_stride = imagenet ? 2 : 1;
-  shape.max_pool = imagenet;
   shape.stage_channels = {64, 128, 256, 512};
-  shape.blocks_per_stage = 2;
+  shape.blocks = {2, 2, 2, 2};
+  return std::make_shared<ResNet>(shape, options);
+}
+
+std::shared_ptr<Network> make_resnet_imagenet(int64_t layers, const Options& options) {
+  require(layers == 18 || layers == 34 || layers == 50, "models",
+          "there is no ResNet-{} for ImageNet, expected 18, 34 or 50", layers);
+  ResNetShape shape;
+  shape.input = input_size(options, 3, 224);
+  shape.stem_channels = 64;
+  shape.stem_kernel = 7;
+  shape.stem_stride = 2;
+  shape.max_pool = true;
+  shape.stage_channels = {64, 128, 256, 512};
+  shape.blocks = layers == 18 ? std::vector<int64_t>{2, 2, 2, 2} : std::vector<int64_t>{3, 4, 6, 3};
+  shape.is_bottleneck = layers == 50;
   return std::make_shared<ResNet>(shape, options);
 }
 

@@ -20,6 +20,16 @@ struct ImageSize {
   bool operator==(const ImageSize&) const = default;
 };
 
+/// Where a layer with weights stands: published systems except stem, shortcuts or head from quantisation in
+/// different combinations (recipes.md, section 1).
+enum class LayerRole : uint8_t {
+  kOther,     ///< no GEMM: normalisation, pool
+  kStem,      ///< the first layer
+  kBody,      ///< within the blocks
+  kShortcut,  ///< the projection of a residual block
+  kHead,      ///< the last layer; of super-resolution networks everything from the first enlargement on
+};
+
 /// One layer of a network as built, for one sample.
 struct LayerRow {
   std::string name;         ///< as in the module tree: "layer1.0.conv1"
@@ -30,6 +40,14 @@ struct LayerRow {
   int64_t padding = 0;
   int64_t parameters = 0;  ///< weights and biases that the optimiser updates
   int64_t macs = 0;        ///< multiply-accumulates, padded taps included (the field's convention)
+  int64_t bias_adds = 0;   ///< additions of a bias, none of them in `macs`
+  int64_t groups = 1;      ///< of a convolution: its input channels where it is depth-wise
+  LayerRole role = LayerRole::kOther;
+  /// What the published training costs charge a pool with: k^2 + 1 for each output of the CIFAR ResNets'
+  /// average pool, nothing in the other networks (costs.md, section 4).
+  int64_t charged_pool_operations = 0;
+
+  int64_t output_elements() const { return output.channels * output.height * output.width; }
 };
 
 struct Options {
@@ -43,6 +61,8 @@ struct Options {
   std::optional<int64_t> image_size = std::nullopt;
   /// Starts the scale of the last normalisation of each residual block at 0 (SBM's recipe).
   bool zero_last_gamma = false;
+  /// googlenet-imagenet only: two more classifiers, which training reads (Network::take_auxiliary_logits).
+  bool auxiliary_heads = false;
 };
 
 /// "lenet5", "alexnet-cifar", ..., in the order of recipes.md.
@@ -52,10 +72,20 @@ std::span<const std::string_view> names();
 /// nearest name when `name` is unknown.
 std::shared_ptr<Network> make(std::string_view name, const Options& options = {});
 
-/// The layers of make(name, options).
+/// Networks that are known by their layers alone: layer_table has them, make refuses them. "pan-x4".
+std::span<const std::string_view> table_only_names();
+
+/// The layers of make(name, options), or of a network that is known by its table alone.
 std::vector<LayerRow> layer_table(std::string_view name, const Options& options = {});
 
 int64_t total_macs(std::span<const LayerRow> table);
 int64_t total_parameters(std::span<const LayerRow> table);
+int64_t total_bias_adds(std::span<const LayerRow> table);
+/// Elements that the normalisations write for one sample.
+int64_t total_norm_elements(std::span<const LayerRow> table);
+
+/// M*, which the published training costs of CPT and LDP multiply bits with: MACs, two operations for each
+/// element of a normalisation, and the pool of the CIFAR ResNets (costs.md, section 4).
+int64_t m_star(std::span<const LayerRow> table);
 
 }  // namespace bitdial::models
