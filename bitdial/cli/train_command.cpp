@@ -17,6 +17,7 @@
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
 #include "bitdial/train/evaluation.h"
+#include "bitdial/train/range_test.h"
 #include "bitdial/train/recipe.h"
 #include "bitdial/train/trainer.h"
 
@@ -33,17 +34,22 @@ struct TrainArguments {
   std::string data_dir;
   std::string init;
   std::string policy;
+  std::string gradient_policy;
   std::string arithmetic;
   std::vector<std::string> settings;
   std::optional<int64_t> epochs;
   std::optional<int64_t> seed;
   std::optional<int64_t> threads;
   bool profiles = false;
+  bool tests_range = false;
+  train::RangeTestOptions range_test;
 };
 
 train::Recipe resolve_recipe(const TrainArguments& arguments) {
   train::Recipe recipe = train::load_recipe(find_recipe(arguments.recipe));
   if (!arguments.policy.empty()) train::set_recipe_value(recipe, "precision.policy=" + arguments.policy);
+  if (!arguments.gradient_policy.empty())
+    train::set_recipe_value(recipe, "precision.gradient_policy=" + arguments.gradient_policy);
   if (!arguments.arithmetic.empty())
     train::set_recipe_value(recipe, "precision.arithmetic=" + arguments.arithmetic);
   if (!arguments.data_dir.empty()) recipe.data.directory = arguments.data_dir;
@@ -61,8 +67,36 @@ void print_summary(const train::TrainSummary& summary) {
     fmt::print("test accuracy {:.2f} % (best {:.2f} %), test loss {:.4f}\n",
                100 * summary.evaluation->accuracy, 100 * summary.best_accuracy, summary.evaluation->loss);
   }
+  if (summary.final_evaluation) {
+    fmt::print("in the policy's final precision: test accuracy {:.2f} %, test loss {:.4f}\n",
+               100 * summary.final_evaluation->accuracy, summary.final_evaluation->loss);
+  }
   fmt::print("{} epochs, {} steps in {}; run directory {}\n", summary.epochs, summary.steps,
              train::format_duration(summary.seconds), summary.directory.string());
+}
+
+// CPT's precision range test, in place of a run.
+void run_range_test(const TrainArguments& arguments) {
+  const StopSignal signal;
+  train::RangeTestOptions options = arguments.range_test;
+  options.stop = StopSignal::requested;
+  const train::RangeTestResult result = train::range_test(resolve_recipe(arguments), options);
+  Table table({"bits", "accuracy %, first half", "last half", "gain"});
+  for (const train::RangeTestLevel& level : result.levels) {
+    table.add({fmt::format("{}", level.bits), fmt::format("{:.2f}", 100 * level.first_half),
+               fmt::format("{:.2f}", 100 * level.last_half), fmt::format("{:.2f}", 100 * level.gain())});
+  }
+  fmt::print("{}\n", table.text());
+  if (result.stopped) throw CLI::RuntimeError(kInterrupted);
+  if (!result.minimum) {
+    fmt::print("no precision up to {} bits gains more than {:.2f} points in {} iterations\n", result.maximum,
+               100 * options.threshold, options.window);
+    return;
+  }
+  fmt::print(
+      "Bmin = {}, the first that gains more than {:.2f} points. To train with it:\n"
+      "  --set precision.policy=cpt:{}-{}/{}\n",
+      *result.minimum, 100 * options.threshold, *result.minimum, result.maximum, result.gradient);
 }
 
 void run_train(const TrainArguments& arguments) {
@@ -111,6 +145,7 @@ void print_evaluation(const train::EvaluationReport& report) {
     table.add({name, fmt::format("{:.2f}", 100 * result.accuracy), fmt::format("{:.4f}", result.loss)});
   };
   add(fmt::format("{} ({})", report.policy, report.arithmetic), report.quantized);
+  if (report.final) add(fmt::format("{}, final precision", report.policy), *report.final);
   add("float32, same weights", report.float32);
   fmt::print("{}", table.text());
 }
@@ -122,6 +157,27 @@ void run_export(const std::string& from, const std::string& to, bool best) {
   require(!weights.tensors.empty(), "export", "{} holds no weights", source.string());
   train::write_weights(to, weights);
   fmt::print("{} tensors of {} written to {}\n", weights.tensors.size(), checkpoint.model, to);
+}
+
+}  // namespace
+
+namespace {
+
+void add_range_test_options(CLI::App& command, TrainArguments& arguments, CLI::Option& resume) {
+  CLI::Option* const flag =
+      command.add_flag("--range-test", arguments.tests_range,
+                       "Policy cpt: do not train, but find the lowest precision that learns (its Bmin)");
+  flag->excludes(&resume);
+  command.add_option("--range-test-start", arguments.range_test.start, "First precision in bits; default: 2")
+      ->needs(flag);
+  command
+      .add_option("--range-test-window", arguments.range_test.window,
+                  "Iterations at each precision; default: 100")
+      ->needs(flag);
+  command
+      .add_option("--range-test-threshold", arguments.range_test.threshold,
+                  "Rise of the training accuracy (0 .. 1) that counts as learning; default: 0.01")
+      ->needs(flag);
 }
 
 }  // namespace
@@ -138,6 +194,8 @@ void add_train_command(CLI::App& app) {
   };
   add("--policy", arguments->policy,
       "Precision policy: apt, static:8/8/8, float32, ... (`bitdial policies`)");
+  add("--gradient-policy", arguments->gradient_policy,
+      "Another policy for the gradients dY (apt, static:8/8/16, ...)");
   add("--arithmetic", arguments->arithmetic, "integer (real int8/int16 GEMMs) or simulated");
   command->add_option("--epochs", arguments->epochs,
                       "Short for --set train.epochs=N; with --resume: epochs in all, earlier ones included");
@@ -148,6 +206,7 @@ void add_train_command(CLI::App& app) {
   add("--init", arguments->init, "Start from a PyTorch state dict (.pt, .pth) or safetensors");
   command->add_flag("--profile", arguments->profiles,
                     "At the end, show where the time of a step went by layer and phase");
+  add_range_test_options(*command, *arguments, *resume);
   command
       ->add_option("--set", arguments->settings,
                    "Change a key of the recipe, e.g. --set optimizer.momentum=0.8")
@@ -158,7 +217,7 @@ void add_train_command(CLI::App& app) {
     if (arguments->recipe.empty() && arguments->resume.empty()) {
       throw CLI::RequiredError("RECIPE or --resume DIR");
     }
-    run_train(*arguments);
+    arguments->tests_range ? run_range_test(*arguments) : run_train(*arguments);
   });
 }
 

@@ -195,7 +195,9 @@ TensorPlan LayerOperands::plan(TensorRole role, TensorProbe& probe) {
   if (training_) {
     plan = session->policy().plan(id(role), session->step(), probe);
   } else {
-    plan.format = session->policy().evaluation_format(id(role));
+    const bool is_final = session->evaluation_precision() == EvaluationPrecision::kFinal;
+    plan.format = is_final ? session->policy().final_evaluation_format(id(role))
+                           : session->policy().evaluation_format(id(role));
     const bool is_stored = record.is_prescribed && record.format == plan.format && record.params.size() == 1;
     if (is_stored) plan.params = record.params[0];
   }

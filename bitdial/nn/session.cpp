@@ -272,6 +272,17 @@ PrecisionSummary SessionCore::summary() const {
   return summary;
 }
 
+bool SessionCore::has_other_final_precision() const {
+  if (!policy_->has_final_precision()) return false;
+  for (int layer = 0; layer < std::ssize(layers_); ++layer) {
+    for (const TensorRole role : {TensorRole::kWeight, TensorRole::kInput}) {
+      const TensorId id{.layer = layer, .role = role};
+      if (policy_->evaluation_format(id) != policy_->final_evaluation_format(id)) return true;
+    }
+  }
+  return false;
+}
+
 nlohmann::json SessionCore::state() const {
   nlohmann::json layers = nlohmann::json::array();
   for (size_t i = 0; i < layers_.size(); ++i) layers.push_back(layer_state(layers_[i], *bindings_[i]));
@@ -315,6 +326,10 @@ PrecisionSummary Session::summary() const { return core_->summary(); }
 nlohmann::json Session::state() const { return core_->state(); }
 void Session::load_state(const nlohmann::json& state) { core_->load_state(state); }
 void Session::set_weight_updater(WeightUpdater* updater) { core_->set_weight_updater(updater); }
+void Session::set_evaluation_precision(EvaluationPrecision precision) {
+  core_->set_evaluation_precision(precision);
+}
+bool Session::has_other_final_precision() const { return core_->has_other_final_precision(); }
 Policy& Session::policy() { return core_->policy(); }
 const Policy& Session::policy() const { return core_->policy(); }
 const SessionOptions& Session::options() const { return core_->options(); }

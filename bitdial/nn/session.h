@@ -35,6 +35,9 @@ struct PrecisionEvent {
   nlohmann::json evidence;
 };
 
+/// What a network is evaluated in: Policy::evaluation_format or final_evaluation_format.
+enum class EvaluationPrecision : uint8_t { kCurrent, kFinal };
+
 struct SessionOptions {
   Arithmetic arithmetic = Arithmetic::kInteger;
   /// Unset: kRequantise in integer arithmetic, kFloat (the papers' form) in simulated.
@@ -114,6 +117,11 @@ class Session {
   /// its graph and whose layers ran once since begin_step, in place of Tensor::grad. Null: no more. Not
   /// owned.
   void set_weight_updater(WeightUpdater* updater);
+
+  /// Holds from the next forward in evaluation mode on.
+  void set_evaluation_precision(EvaluationPrecision precision);
+  /// Whether the two differ for any operand of a forward at present.
+  bool has_other_final_precision() const;
 
   Policy& policy();
   const Policy& policy() const;

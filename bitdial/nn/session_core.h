@@ -86,6 +86,9 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   bool has_begun() const { return has_begun_; }
   WeightUpdater* weight_updater() const { return weight_updater_; }
   void set_weight_updater(WeightUpdater* updater) { weight_updater_ = updater; }
+  EvaluationPrecision evaluation_precision() const { return evaluation_precision_; }
+  void set_evaluation_precision(EvaluationPrecision precision) { evaluation_precision_ = precision; }
+  bool has_other_final_precision() const;
   void set_macs(int layer, int64_t macs);
   void add_event(int layer, TensorRole role, const TensorPlan& plan, const std::vector<QuantParams>& params,
                  std::string reason);
@@ -107,6 +110,7 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   std::vector<PendingEvent> events_;
   std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
   WeightUpdater* weight_updater_ = nullptr;
+  EvaluationPrecision evaluation_precision_ = EvaluationPrecision::kCurrent;
 };
 
 /// One layer's place in a session: asks the policy for the precision of each operand and quantises it.

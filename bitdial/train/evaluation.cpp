@@ -66,6 +66,16 @@ std::optional<Evaluation> evaluate(models::Network& network, nn::Session* sessio
   return result;
 }
 
+std::optional<Evaluation> evaluate_final(models::Network& network, nn::Session& session, data::Loader& loader,
+                                         const Evaluation& current, const std::function<bool()>& stop) {
+  if (!session.policy().has_final_precision()) return std::nullopt;
+  if (!session.has_other_final_precision()) return current;
+  session.set_evaluation_precision(nn::EvaluationPrecision::kFinal);
+  auto result = evaluate(network, &session, loader, stop);
+  session.set_evaluation_precision(nn::EvaluationPrecision::kCurrent);
+  return result;
+}
+
 EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpoint,
                                      const EvaluateOptions& options) {
   EvaluationReport report;
@@ -86,6 +96,7 @@ EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpo
     session.attach(*network);
     session.load_state(checkpoint.session);
     report.quantized = *evaluate(*network, &session, loader);
+    report.final = evaluate_final(*network, session, loader, report.quantized);
   }
   stop_quantizing_norms(*network);
   report.float32 = *evaluate(*network, nullptr, loader);

@@ -29,12 +29,17 @@ struct Evaluation {
 std::optional<Evaluation> evaluate(models::Network& network, nn::Session* session, data::Loader& loader,
                                    const std::function<bool()>& stop = {});
 
+/// The same in the policy's final precision, if it has one; `current` where the two do not differ at present.
+std::optional<Evaluation> evaluate_final(models::Network& network, nn::Session& session, data::Loader& loader,
+                                         const Evaluation& current, const std::function<bool()>& stop = {});
+
 struct EvaluationReport {
   std::filesystem::path checkpoint;
   std::string model, data, policy, arithmetic;
-  int64_t epochs = 0;    ///< that the network was trained for
-  Evaluation quantized;  ///< in the formats and scales of the checkpoint
-  Evaluation float32;    ///< the same weights without quantisers
+  int64_t epochs = 0;               ///< that the network was trained for
+  Evaluation quantized;             ///< in the formats and scales of the checkpoint
+  std::optional<Evaluation> final;  ///< in the policy's final precision, where it has one
+  Evaluation float32;               ///< the same weights without quantisers
 };
 
 struct EvaluateOptions {

@@ -138,6 +138,7 @@ std::string epoch_line(const EpochSummary& summary) {
                                  format_loss(state.loss), 100.0 * state.accuracy);
   if (summary.test_loss) line += "  test loss " + format_loss(*summary.test_loss);
   if (summary.test_accuracy) line += fmt::format("  test accuracy {:.2f}%", 100.0 * *summary.test_accuracy);
+  if (summary.final_accuracy) line += fmt::format(" ({:.2f}% at full bits)", 100.0 * *summary.final_accuracy);
   line += fmt::format("  {}  {}  {}  {}", format_rate(state.images_per_s), format_bits(state),
                       format_layers(state), format_duration(summary.seconds));
   if (state.seconds_left && *state.seconds_left > 0.0)

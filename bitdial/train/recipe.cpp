@@ -11,8 +11,6 @@
 #include "bitdial/core/atomic_file.h"
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
-#include "bitdial/policies/overrides.h"
-#include "bitdial/policies/registry.h"
 #include "bitdial/train/recipe_keys.h"
 
 // Recipes come from files and command lines; comparisons of floats inside the parser are not ours to warn
@@ -177,25 +175,48 @@ class Reader : public KeyVisitor {
     const toml::table* table = node.as_table();
     if (!table) refuse(name, node, "a list of tables");
     PrecisionOverride one;
+    bool has_policy = false, has_bits = false;
     for (const auto& [key_name, member] : *table) {
       const std::string key(key_name.str());
-      if (key == "layers") {
-        one.layers = read_words(name + ".layers", member);
+      if (key == "layers" || key == "match") {
+        const bool is_single = key == "match" && member.is_string();
+        one.layers =
+            is_single ? std::vector{member.as_string()->get()} : read_words(name + "." + key, member);
       } else if (key == "tensors") {
         one.tensors = read_words(name + ".tensors", member);
       } else if (key == "policy") {
         if (!member.is_string()) refuse(name + ".policy", member, "a text in quotes");
         one.policy = member.as_string()->get();
+        has_policy = true;
       } else if (key == "options") {
         if (!member.is_table()) refuse(name + ".options", member, "a table");
-        one.options = to_json_value(member, place(member));
+        one.options.update(to_json_value(member, place(member)));
+      } else if (read_bits(name, key, member, one)) {
+        has_bits = true;
       } else {
-        const std::vector<std::string> known{"layers", "tensors", "policy", "options"};
+        const std::vector<std::string> known{"layers", "tensors", "policy",     "options",
+                                             "match",  "weight",  "activation", "gradient"};
         fail("recipe", "{}unknown key \"{}.{}.{}\"{}", place(member), section_, name, key,
              suggestion(key, known));
       }
     }
+    if (has_bits && !has_policy) one.policy = "static";
     return one;
+  }
+
+  // `weight = 4`: word lengths of `static`, for those operands only.
+  bool read_bits(const std::string& name, const std::string& key, const toml::node& member,
+                 PrecisionOverride& one) const {
+    const bool is_bits = key == "weight" || key == "activation" || key == "gradient";
+    if (!is_bits) return false;
+    const Limits limits{.minimum = 2, .maximum = 32};
+    const auto* bits = member.as_integer();
+    if (!bits || !limits.contain(static_cast<double>(bits->get()))) {
+      refuse(name + "." + key, member, "an integer", limits);
+    }
+    one.options[key + "_bits"] = bits->get();
+    one.tensors.emplace_back(key == "weight" ? "w" : key == "activation" ? "x" : "dy");
+    return true;
   }
 
   std::vector<std::string> read_words(const std::string& name, const toml::node& node) const {
@@ -283,11 +304,13 @@ toml::table parse_value(const std::string& key, const std::string& text) {
 }
 
 void check_policy_change(Recipe& recipe, const std::string& key, const toml::table& value) {
-  if (key != "precision.policy") return;
+  PrecisionRecipe& precision = recipe.precision;
+  const bool is_gradient = key == "precision.gradient_policy";
+  if (!is_gradient && key != "precision.policy") return;
   const auto spec = value["value"].value<std::string>();
-  const std::string& old = recipe.precision.policy;
+  const std::string& old = is_gradient ? precision.gradient_policy : precision.policy;
   if (spec && spec->substr(0, spec->find(':')) != old.substr(0, old.find(':'))) {
-    recipe.precision.options = nlohmann::json::object();
+    (is_gradient ? precision.gradient_options : precision.options) = nlohmann::json::object();
   }
 }
 
@@ -363,14 +386,6 @@ void set_recipe_value(Recipe& recipe, std::string_view assignment) {
   check_policy_change(changed, key, value);
   overlay(changed, inner, "--set");
   recipe = std::move(changed);
-}
-
-std::shared_ptr<Policy> make_policy(const PrecisionRecipe& recipe) {
-  std::vector<policies::Override> overrides;
-  for (const PrecisionOverride& one : recipe.overrides) {
-    overrides.push_back({one.layers, one.tensors, policies::make(one.policy, one.options)});
-  }
-  return policies::with_overrides(policies::make(recipe.policy, recipe.options), std::move(overrides));
 }
 
 void check_recipe(const Recipe& recipe) {

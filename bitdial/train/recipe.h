@@ -105,7 +105,8 @@ struct ScheduleRecipe {
 
 /// Operands that follow another policy than the network's (policies/overrides.h).
 struct PrecisionOverride {
-  std::vector<std::string> layers;   ///< names, or patterns with * and ?; empty: every layer
+  /// Names, patterns with * and ?, "@first", "@last"; empty: every layer.
+  std::vector<std::string> layers;
   std::vector<std::string> tensors;  ///< "w", "x", "dy", "dy_bprop", ...; empty: every tensor
   std::string policy = "float32";
   nlohmann::json options = nlohmann::json::object();
@@ -122,7 +123,11 @@ struct PrecisionRecipe {
   double previous_momentum = 0.9;                     ///< formats with range = previous
   double saturation_limit = 1e-3;                     ///< formats with range = previous
   nlohmann::json options = nlohmann::json::object();  ///< of the policy
-  std::vector<PrecisionOverride> overrides;           ///< [[precision.override]]; the first match counts
+  std::string gradient_policy;                        ///< of dY; empty: the policy
+  nlohmann::json gradient_options = nlohmann::json::object();
+  std::string first_layer = "policy";  ///< "policy", "float32", bits ("8", "8/8/16") or a policy's name
+  std::string last_layer = "policy";
+  std::vector<PrecisionOverride> overrides;  ///< [[precision.override]]; the first match counts
 
   bool operator==(const PrecisionRecipe&) const = default;
 };
@@ -152,8 +157,12 @@ void set_recipe_value(Recipe& recipe, std::string_view assignment);
 /// Checks what concerns several keys: the policy with its options, momentum for Nesterov, and the like.
 void check_recipe(const Recipe& recipe);
 
-/// The policy with its options and overrides.
+/// The policy with its options and, in the order in which they count: overrides, the rules of the first and
+/// the last layer, the policy of gradients.
 std::shared_ptr<Policy> make_policy(const PrecisionRecipe& recipe);
+
+/// "cpt", or "cpt, gradients apt".
+std::string describe_policy(const PrecisionRecipe& recipe);
 
 /// The fully resolved recipe: every key, in the order of the structs. parse_recipe(to_toml(r)) equals r.
 std::string to_toml(const Recipe& recipe);

@@ -146,12 +146,18 @@ void visit(PrecisionRecipe& precision, KeyVisitor& visitor) {
   visitor.key("saturation_limit", precision.saturation_limit, between(0, 1),
               "formats with range = previous: a tensor that saturated by a larger share is measured at the "
               "next step");
+  visitor.key("gradient_policy", precision.gradient_policy, Words{},
+              "who chooses the precision of dY, where W and X are quantised; empty: the policy");
+  visitor.key("first_layer", precision.first_layer, Words{},
+              "of the first layer: policy, float32, word lengths (8, or W/A/G as 8/8/16) or a policy");
+  visitor.key("last_layer", precision.last_layer, Words{}, "the same of the last layer");
   visitor.key("options", precision.options,
               "named options of the policy (`bitdial policies NAME` lists them)");
-  visitor.key(
-      "override", precision.overrides,
-      "operands that follow another policy; keys of one: layers (names or patterns; empty: all), tensors "
-      "(w, x, dy, dy_bprop, dy_wtgrad; empty: all), policy, options");
+  visitor.key("gradient_options", precision.gradient_options, "named options of the gradient policy");
+  visitor.key("override", precision.overrides,
+              "operands that follow another policy; keys of one: layers (names, patterns, @first, @last; "
+              "empty: all), tensors (w, x, dy, dy_bprop, dy_wtgrad; empty: all), policy, options; or match, "
+              "weight, activation, gradient (bits)");
 }
 
 }  // namespace

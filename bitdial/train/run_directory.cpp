@@ -51,16 +51,19 @@ void write_recipe(const std::filesystem::path& file, const Recipe& recipe) {
 }  // namespace
 
 nlohmann::ordered_json to_json_line(const MetricsLine& line) {
-  return {{"kind", line.kind == MetricsLine::Kind::kStep ? "step" : "epoch"},
-          {"epoch", line.epoch},
-          {"step", line.step},
-          {"loss", finite_or_null(line.loss)},
-          {"accuracy", finite_or_null(line.accuracy)},
-          {"lr", finite_or_null(line.lr)},
-          {"images_per_s", finite_or_null(line.images_per_s)},
-          {"bits_w", finite_or_null(line.bits_w)},
-          {"bits_a", finite_or_null(line.bits_a)},
-          {"bits_dy", finite_or_null(line.bits_dy)}};
+  nlohmann::ordered_json json{{"kind", line.kind == MetricsLine::Kind::kStep ? "step" : "epoch"},
+                              {"epoch", line.epoch},
+                              {"step", line.step},
+                              {"loss", finite_or_null(line.loss)},
+                              {"accuracy", finite_or_null(line.accuracy)}};
+  if (line.final_loss) json["final_loss"] = finite_or_null(*line.final_loss);
+  if (line.final_accuracy) json["final_accuracy"] = finite_or_null(*line.final_accuracy);
+  json["lr"] = finite_or_null(line.lr);
+  json["images_per_s"] = finite_or_null(line.images_per_s);
+  json["bits_w"] = finite_or_null(line.bits_w);
+  json["bits_a"] = finite_or_null(line.bits_a);
+  json["bits_dy"] = finite_or_null(line.bits_dy);
+  return json;
 }
 
 nlohmann::ordered_json to_json_line(const PrecisionLine& line) {

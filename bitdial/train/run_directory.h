@@ -22,6 +22,8 @@ struct MetricsLine {
   int64_t step = 0;
   double loss = 0.0;      ///< step: of the batch; epoch: of the test split
   double accuracy = 0.0;  ///< 0..1, of the same images
+  /// Epoch: in the policy's final precision, where it has one ("final_loss", "final_accuracy").
+  std::optional<double> final_loss, final_accuracy;
   double lr = 0.0;
   double images_per_s = 0.0;
   double bits_w = 32.0, bits_a = 32.0, bits_dy = 32.0;  ///< plain means over layers

@@ -69,7 +69,8 @@ class Trainer {
   bool should_stop() const { return options_.stop && options_.stop(); }
   bool evaluates(int64_t epoch) const;
   void log_step(const StepOutcome& outcome);
-  void log_epoch(const std::optional<Evaluation>& evaluation, double seconds);
+  void log_epoch(const std::optional<Evaluation>& evaluation, const std::optional<Evaluation>& final,
+                 double seconds);
   ProgressState progress_state() const;
   std::filesystem::path save();
   void print_head();
@@ -94,6 +95,7 @@ class Trainer {
   bool stop_after_epoch_ = false;  ///< the policy asked for it
   double last_train_loss_ = 0.0;
   std::optional<Evaluation> last_evaluation_;
+  std::optional<Evaluation> last_final_evaluation_;  ///< in the policy's final precision, if it has one
 
   // Of this call and epoch, for rates and the time left.
   Clock::time_point call_start_ = Clock::now();
@@ -307,7 +309,8 @@ void Trainer::log_step(const StepOutcome& outcome) {
   run_.write(line);
 }
 
-void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, double seconds) {
+void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, const std::optional<Evaluation>& final,
+                        double seconds) {
   EpochSummary summary;
   summary.state = progress_state();
   summary.seconds = seconds;
@@ -321,6 +324,10 @@ void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, double seco
   if (evaluation) {
     summary.test_loss = line.loss = evaluation->loss;
     summary.test_accuracy = line.accuracy = evaluation->accuracy;
+  }
+  if (final) {
+    line.final_loss = final->loss;
+    summary.final_accuracy = line.final_accuracy = final->accuracy;
   }
   line.lr = progress_.learning_rate;
   line.images_per_s = summary.state.images_per_s;
@@ -389,17 +396,23 @@ Trainer::Outcome Trainer::run_steps() {
 
 Trainer::Outcome Trainer::finish_epoch() {
   std::optional<Evaluation> evaluation;
+  std::optional<Evaluation> final;
   if (evaluates(progress_.epoch)) {
     const auto start = Clock::now();
     evaluation =
         at_step(step_info(), [&] { return evaluate(*network_, &*session_, test_loader_, options_.stop); });
     if (!evaluation) return Outcome::kStopped;
     if (!std::isfinite(evaluation->loss)) explain_non_finite_evaluation();
+    final = at_step(step_info(), [&] {
+      return evaluate_final(*network_, *session_, test_loader_, *evaluation, options_.stop);
+    });
+    if (!final && policy_->has_final_precision()) return Outcome::kStopped;
     evaluation_seconds_ = seconds_since(start);
     last_evaluation_ = evaluation;
+    last_final_evaluation_ = final;
   }
   last_train_loss_ = progress_.loss_sum / static_cast<double>(progress_.images);
-  log_epoch(evaluation, seconds_since(epoch_start_));
+  log_epoch(evaluation, final, seconds_since(epoch_start_));
 
   EpochReport report;
   report.epoch = progress_.epoch;
@@ -445,7 +458,7 @@ void Trainer::print_head() {
   }
   bar_.print(fmt::format("{} on {}: {} training and {} test images, policy {}, {}, {} threads",
                          recipe_.model.name, recipe_.data.name, train_data_->size(), test_data_->size(),
-                         policy_->name(), arithmetic, at::get_num_threads()));
+                         describe_policy(recipe_.precision), arithmetic, at::get_num_threads()));
   bar_.print(fmt::format("run directory {}", run_.path().string()));
 }
 
@@ -466,6 +479,7 @@ TrainSummary Trainer::run() {
   summary.steps = progress_.step;
   summary.train_loss = last_train_loss_;
   summary.evaluation = last_evaluation_;
+  summary.final_evaluation = last_final_evaluation_;
   summary.best_accuracy = progress_.best_accuracy;
   summary.seconds = seconds_before_call_ + seconds_since(call_start_);
   summary.precision = session_->summary();

@@ -29,8 +29,9 @@ struct TrainSummary {
   bool finished = false;  ///< false: stopped; train again with `resume`
   int64_t epochs = 0;
   int64_t steps = 0;
-  double train_loss = 0.0;               ///< mean over the images of the last whole epoch of this call
-  std::optional<Evaluation> evaluation;  ///< the last on the test split
+  double train_loss = 0.0;                     ///< mean over the images of the last whole epoch of this call
+  std::optional<Evaluation> evaluation;        ///< the last on the test split
+  std::optional<Evaluation> final_evaluation;  ///< the same in the policy's final precision, if it has one
   double best_accuracy = 0.0;
   double seconds = 0.0;  ///< of training and evaluating, earlier calls included
   nn::PrecisionSummary precision;

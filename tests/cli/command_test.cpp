@@ -237,4 +237,29 @@ TEST_F(CommandTest, SavesOnCtrlCAndGoesOn) {
   EXPECT_FALSE(fs::is_empty(folder_ / "run/checkpoints"));
 }
 
+TEST_F(CommandTest, FindsTheLowestPrecisionThatLearns) {
+  Result result = bitdial(
+      "train tiny.toml --policy cpt:3-4/8 --range-test --range-test-window 2"
+      " --range-test-threshold -1");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "--set precision.policy=cpt:2-4/8")) << result.out;
+  EXPECT_FALSE(fs::exists(folder_ / "runs")) << "no run is left behind";
+  result = bitdial(
+      "train tiny.toml --policy cpt:3-4/8 --range-test --range-test-window 2"
+      " --range-test-threshold 1 --range-test-start 4");
+  EXPECT_TRUE(contains(result.out, "no precision up to 4 bits")) << result.out;
+  expect_one_line_error(bitdial("train tiny.toml --policy apt --range-test"), 1);
+  expect_one_line_error(bitdial("train tiny.toml --range-test-window 3"), 2);
+}
+
+TEST_F(CommandTest, TrainsWithTwoPolicies) {
+  const Result result = bitdial(
+      "train tiny.toml --policy cpt --gradient-policy apt --set precision.options.cycles=1 --out two");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.err, "policy cpt, gradients apt")) << result.err;
+  EXPECT_TRUE(contains(result.out, "in the policy's final precision")) << result.out;
+  EXPECT_TRUE(contains(slurp(folder_ / "two" / "recipe.toml"), "gradient_policy = \"apt\""));
+  EXPECT_TRUE(contains(bitdial("eval two").out, "cpt, final precision"));
+}
+
 }  // namespace

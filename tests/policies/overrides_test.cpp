@@ -58,6 +58,38 @@ TEST(Overrides, RouteLayersAndTensors) {
   EXPECT_THROW(copy->load_state(json::array()), Error);
 }
 
+TEST(Overrides, FirstAndLastLayer) {
+  std::vector<LayerInfo> all = layers();
+  all.front().is_first = all.back().is_last = true;
+  auto policy = with_overrides(make("static:4/4/4"),
+                               {{{"@first"}, {}, make("float32")}, {{"@last"}, {"w"}, make("static:8/8/8")}});
+  policy->attach(all);
+  EXPECT_TRUE(policy->evaluation_format({0, TensorRole::kWeight}).is_float());
+  EXPECT_EQ(policy->evaluation_format({1, TensorRole::kWeight}).word_length, 4);
+  EXPECT_EQ(policy->evaluation_format({3, TensorRole::kWeight}).word_length, 8);
+  EXPECT_EQ(policy->evaluation_format({3, TensorRole::kInput}).word_length, 4);
+}
+
+TEST(Overrides, GradientPolicyRestsWhereTheBaseDoesNotQuantise) {
+  const auto gradient_format = [](std::string_view base) {
+    auto policy = with_overrides(make(base), {gradient_override(make("static:8/8/16"))});
+    policy->attach(layers());
+    return policy->evaluation_format({3, TensorRole::kGradBprop});
+  };
+  EXPECT_TRUE(gradient_format("static:shared:8/8").is_float()) << "a linear layer";
+  EXPECT_EQ(gradient_format("static:8/8/8").word_length, 16);
+  EXPECT_EQ(gradient_format("float32").word_length, 16) << "it was asked for, and nothing else is";
+}
+
+TEST(Overrides, FinalPrecisionIsTheBasesBusiness) {
+  auto policy = with_overrides(make("cpt:3-8/8"), {{{"conv1"}, {}, make("static:6/6/6")}});
+  policy->attach(layers());
+  EXPECT_TRUE(policy->has_final_precision());
+  EXPECT_EQ(policy->final_evaluation_format({0, TensorRole::kWeight}).word_length, 6);
+  EXPECT_EQ(policy->final_evaluation_format({1, TensorRole::kWeight}).word_length, 8);
+  EXPECT_EQ(policy->evaluation_format({1, TensorRole::kWeight}).word_length, 3);
+}
+
 TEST(Overrides, Errors) {
   auto unmatched = with_overrides(make("static"), {{{"conv9"}, {}, make("float32")}});
   try {

@@ -204,6 +204,91 @@ TEST(Recipe, SetOverridesOneKey) {
   EXPECT_EQ(recipe.model.init, "");
 }
 
+TEST(Recipe, ForwardAndGradientPolicies) {
+  Recipe recipe;
+  set_recipe_value(recipe, "precision.policy=cpt:3-8/8");
+  set_recipe_value(recipe, "precision.gradient_policy=apt");
+  set_recipe_value(recipe, "precision.gradient_options.quantify_rate=1.0");
+  set_recipe_value(recipe, "precision.first_layer=8/8/16");
+  set_recipe_value(recipe, "precision.last_layer=8");
+  EXPECT_EQ(describe_policy(recipe.precision), "cpt:3-8/8, gradients apt");
+  EXPECT_EQ(recipe.precision.last_layer, "8");
+  const std::string text = to_toml(recipe);
+  EXPECT_EQ(parse_recipe(text), recipe) << text;
+
+  const auto policy = make_policy(recipe.precision);
+  policy->attach(std::vector<LayerInfo>{{.name = "conv1", .kernel = 3, .is_first = true},
+                                        {.name = "conv2", .kernel = 3},
+                                        {.name = "middle", .kind = LayerKind::kLinear},
+                                        {.name = "fc", .kind = LayerKind::kLinear, .is_last = true}});
+  EXPECT_EQ(policy->name(), "cpt");
+  EXPECT_TRUE(policy->has_final_precision());
+  const auto format = [&](int layer, TensorRole role) { return policy->evaluation_format({layer, role}); };
+  EXPECT_EQ(format(0, TensorRole::kWeight).rule, ScaleRule::kSymmetric) << "the first layer is static's";
+  EXPECT_EQ(format(0, TensorRole::kGradBprop).word_length, 16);
+  EXPECT_EQ(format(1, TensorRole::kWeight).rule, ScaleRule::kAffine);
+  EXPECT_EQ(format(1, TensorRole::kGradBprop).rule, ScaleRule::kPowerOfTwo) << "apt";
+  EXPECT_EQ(format(1, TensorRole::kGradWtgrad).rule, ScaleRule::kPowerOfTwo);
+  EXPECT_EQ(policy->final_evaluation_format({1, TensorRole::kWeight}).word_length, 8);
+  EXPECT_TRUE(format(2, TensorRole::kGradBprop).is_float()) << "cpt leaves linear layers in float32";
+  EXPECT_EQ(format(3, TensorRole::kGradBprop).word_length, 8);
+
+  set_recipe_value(recipe, "precision.gradient_policy=static:8/8/16");
+  EXPECT_TRUE(recipe.precision.gradient_options.empty()) << "another policy starts without the old options";
+  set_recipe_value(recipe, "precision.gradient_policy=");
+  EXPECT_NO_THROW(check_recipe(recipe));
+  set_recipe_value(recipe, "precision.gradient_options.alpha=0.1");
+  EXPECT_THROW(check_recipe(recipe), Error) << "options of no policy";
+}
+
+TEST(Recipe, LayerRulesNameWhatIsWrong) {
+  EXPECT_NE(set_error("precision.first_layer=flaot32").find("did you mean \"float32\""), std::string::npos);
+  EXPECT_NE(set_error("precision.last_layer=8/8"), "no error");
+  EXPECT_NE(set_error("precision.last_layer=1"), "no error");
+  EXPECT_NE(set_error("precision.gradient_policy=atp").find("did you mean \"apt\""), std::string::npos);
+  EXPECT_EQ(set_error("precision.first_layer=float32"), "no error");
+  EXPECT_EQ(set_error("precision.first_layer=policy"), "no error");
+}
+
+TEST(Recipe, FixedWidthsByPattern) {
+  const Recipe recipe = parse_recipe(
+      "[precision]\npolicy = 'apt'\n"
+      "[[precision.override]]\nmatch = 'layer1.*'\nweight = 4\n"
+      "[[precision.override]]\nmatch = ['fc', 'conv1']\nactivation = 8\ngradient = 16\n"
+      "options = { preset = 'shared', layers = 'all' }\n"
+      "[[precision.override]]\nlayers = ['@last']\n");
+  const auto& overrides = recipe.precision.overrides;
+  ASSERT_EQ(overrides.size(), 3U);
+  EXPECT_EQ(
+      overrides[0],
+      (PrecisionOverride{
+          .layers = {"layer1.*"}, .tensors = {"w"}, .policy = "static", .options = {{"weight_bits", 4}}}));
+  EXPECT_EQ(overrides[1].layers, (std::vector<std::string>{"fc", "conv1"}));
+  EXPECT_EQ(overrides[1].tensors, (std::vector<std::string>{"x", "dy"}));
+  EXPECT_EQ(overrides[1].options,
+            (nlohmann::json{
+                {"activation_bits", 8}, {"gradient_bits", 16}, {"layers", "all"}, {"preset", "shared"}}));
+  EXPECT_EQ(overrides[2].policy, "float32");
+  EXPECT_EQ(parse_recipe(to_toml(recipe)), recipe);
+
+  const auto policy = make_policy(recipe.precision);
+  policy->attach(std::vector<LayerInfo>{{.name = "conv1", .is_first = true},
+                                        {.name = "layer1.0"},
+                                        {.name = "fc", .kind = LayerKind::kLinear, .is_last = true}});
+  const auto format = [&](int layer, TensorRole role) { return policy->evaluation_format({layer, role}); };
+  EXPECT_EQ(format(1, TensorRole::kWeight).word_length, 4);
+  EXPECT_EQ(format(1, TensorRole::kWeight).rule, ScaleRule::kSymmetric);
+  EXPECT_EQ(format(1, TensorRole::kInput).rule, ScaleRule::kPowerOfTwo) << "what is not named follows apt";
+  EXPECT_EQ(format(0, TensorRole::kGradBprop).word_length, 16);
+  EXPECT_EQ(format(2, TensorRole::kInput).rule, ScaleRule::kAffine);
+  EXPECT_TRUE(format(2, TensorRole::kWeight).is_float()) << "@last";
+
+  EXPECT_NE(error_of("[[precision.override]]\nmatch = 'fc'\nweigth = 4").find("did you mean \"weight\""),
+            std::string::npos);
+  EXPECT_NE(error_of("[[precision.override]]\nmatch = 'fc'\nweight = 1"), "no error");
+  EXPECT_NE(error_of("[[precision.override]]\nmatch = 3"), "no error");
+}
+
 TEST(Recipe, AnotherPolicyStartsWithoutTheOldOptions) {
   Recipe recipe = parse_recipe("[precision]\npolicy = 'static:8/8/8'\noptions.range = 'exact'");
   set_recipe_value(recipe, "precision.policy=static:8/8/16");
