@@ -199,7 +199,9 @@ std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
     for (int i = 0; i < 2; ++i) lane.contestant->run(false);
   }
 
-  kernels::ReferenceLoop reference;
+  // Of the best instruction set, also where the kernels are forced to another: it tells other work on the
+  // cores, and that of AVX2 is too uneven for that.
+  kernels::ReferenceLoop reference(kernels::available_isas().back());
   const auto enough = [&] {
     return std::all_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
       return std::ssize(keep_uncontended(lane.steady, reference)) >= options.kept;
