@@ -15,6 +15,7 @@
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/isa.h"
+#include "bitdial/policies/registry.h"
 #include "bitdial/train/step_benchmark.h"
 
 namespace bitdial::cli {
@@ -56,11 +57,12 @@ void print_table(const StepArguments& arguments, const std::vector<train::StepRo
   fmt::print("{}, batch {}, {} threads, kernels {}, policies in {} arithmetic\n", arguments.options.model,
              arguments.options.batch, num_threads(), kernels::to_string(kernels::active_isa()),
              arguments.arithmetic);
-  fmt::print("{:<24} {:>10} {:>12} {:>10} {:>10} {:>6}\n", "step", "median ms", "vs float32", "vs bf16",
-             "peak MB", "kept");
+  fmt::print("{:<24} {:>10} {:>12} {:>10} {:>8} {:>10} {:>6}\n", "step", "median ms", "vs float32", "vs bf16",
+             "policy", "peak MB", "kept");
   for (const auto& row : rows) {
-    fmt::print("{:<24} {:>10.1f} {:>12} {:>10} {:>10.1f} {:>6}\n", row.name, row.median_ms,
+    fmt::print("{:<24} {:>10.1f} {:>12} {:>10} {:>8} {:>10.1f} {:>6}\n", row.name, row.median_ms,
                ratio_text(row.speedup_vs_float32), ratio_text(row.speedup_vs_bf16),
+               row.policy_share ? fmt::format("{:.1f} %", 100.0 * *row.policy_share) : "",
                static_cast<double>(row.peak_bytes) * 1e-6, row.kept);
   }
   for (const auto& row : rows) {
@@ -71,7 +73,21 @@ void print_table(const StepArguments& arguments, const std::vector<train::StepRo
   }
 }
 
+/// Every policy that quantises and needs nothing beside its name.
+std::vector<std::string> all_policies() {
+  std::vector<std::string> all;
+  for (const std::string& name : policies::names()) {
+    if (name == "skeleton") continue;  // an example
+    const std::string spec = name == "schedule" ? "schedule:ldp-1" : name;
+    if (policies::make(spec)->quantizes()) all.push_back(spec);
+  }
+  return all;
+}
+
 void run(StepArguments& arguments) {
+  if (arguments.options.policies == std::vector<std::string>{"all"}) {
+    arguments.options.policies = all_policies();
+  }
   arguments.options.simulated = arguments.arithmetic == "simulated";
   if (!arguments.peak_of.empty()) {
     fmt::print("{}\n", train::measure_peak_bytes(arguments.options, arguments.peak_of));
@@ -108,7 +124,7 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("--classes", options.classes, "outputs of the network")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--policy", options.policies, "policies, separated by commas")
+  command->add_option("--policy", options.policies, "policies, separated by commas; all: every one")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--arithmetic", arguments->arithmetic, "of the policies")

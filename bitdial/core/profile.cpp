@@ -29,6 +29,8 @@ std::string_view to_string(Phase phase) {
       return "BN";
     case Phase::kOptimizer:
       return "optimiser";
+    case Phase::kPolicy:
+      return "policy";
     case Phase::kOther:
       return "other";
   }
@@ -68,20 +70,19 @@ Profile::Place Profile::go_to(Place next) {
   return before;
 }
 
-PhaseScope::PhaseScope(Phase phase) : profile_(Profile::active_) {
+ProfileScope::ProfileScope(Phase phase) : profile_(Profile::active_) {
   if (profile_ != nullptr) before_ = profile_->go_to({profile_->place_.layer, phase});
 }
 
-PhaseScope::~PhaseScope() {
-  if (profile_ != nullptr) profile_->go_to(before_);
-}
-
-LayerScope::LayerScope(int layer) : profile_(Profile::active_) {
+ProfileScope::ProfileScope(int layer) : profile_(Profile::active_) {
   if (profile_ != nullptr) before_ = profile_->go_to({layer, profile_->place_.phase});
 }
 
-LayerScope::~LayerScope() {
+ProfileScope::~ProfileScope() {
   if (profile_ != nullptr) profile_->go_to(before_);
 }
+
+PhaseScope::PhaseScope(Phase phase) : ProfileScope(phase) {}
+LayerScope::LayerScope(int layer) : ProfileScope(layer) {}
 
 }  // namespace bitdial

@@ -17,9 +17,10 @@ enum class Phase : uint8_t {
   kEpilogue,   ///< the pass of a block that computes and quantises what follows a GEMM
   kNormalize,  ///< statistics and sums of normalisations, unfused normalisations
   kOptimizer,
+  kPolicy,  ///< decisions, and what is measured for them alone
   kOther,
 };
-inline constexpr size_t kPhases = 7;
+inline constexpr size_t kPhases = 8;
 std::string_view to_string(Phase phase);
 
 /// The time of the thread that started it. A moment counts for the innermost scopes alone, so that all
@@ -44,8 +45,7 @@ class Profile {
   double total() const;
 
  private:
-  friend class PhaseScope;
-  friend class LayerScope;
+  friend class ProfileScope;
   struct Place {
     int layer = kNoLayer;
     Phase phase = Phase::kOther;
@@ -60,30 +60,31 @@ class Profile {
   int64_t since_ = 0;  ///< nanoseconds of a steady clock
 };
 
-// The scopes' members are not inline: code for an instruction set of its own uses them, too.
-
-class PhaseScope {
+/// From its construction to its end a moment counts for the phase or the layer that it names. Its members
+/// are not inline: code for an instruction set of its own uses them, too.
+class ProfileScope {
  public:
-  explicit PhaseScope(Phase phase);
-  ~PhaseScope();
-  PhaseScope(const PhaseScope&) = delete;
-  PhaseScope& operator=(const PhaseScope&) = delete;
+  ~ProfileScope();
+  ProfileScope(const ProfileScope&) = delete;
+  ProfileScope& operator=(const ProfileScope&) = delete;
+
+ protected:
+  explicit ProfileScope(Phase phase);
+  explicit ProfileScope(int layer);
 
  private:
   Profile* profile_;
   Profile::Place before_;
 };
 
-class LayerScope {
+class PhaseScope : ProfileScope {
+ public:
+  explicit PhaseScope(Phase phase);
+};
+
+class LayerScope : ProfileScope {
  public:
   explicit LayerScope(int layer);
-  ~LayerScope();
-  LayerScope(const LayerScope&) = delete;
-  LayerScope& operator=(const LayerScope&) = delete;
-
- private:
-  Profile* profile_;
-  Profile::Place before_;
 };
 
 }  // namespace bitdial

@@ -247,7 +247,7 @@ class SumsPass {
 
 template <class Input>
 AbsSums run_sums(const Input* x, int64_t count, std::span<const Grid> grids, bool with_data) {
-  const PhaseScope phase(Phase::kQuantize);
+  const PhaseScope phase(Phase::kPolicy);
   const IeeeFloat environment;
   const QuantizeKernels& kernels = active_kernels();
   SumsPass<Input> pass(x, count, grids, with_data);

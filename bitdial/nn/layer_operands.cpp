@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/profile.h"
 
 namespace bitdial::nn {
 
@@ -81,6 +82,7 @@ ops::ForwardOperands LayerOperands::forward(OperandSource& x, const at::Tensor& 
   operands.x = std::move(copies.kept);
   operands.w = std::move(w.kept);
   if (const auto kept = layer_->step_gradients(training_)) {
+    const PhaseScope phase(Phase::kPolicy);
     tape_.emplace(*kept);
     if (operands.w.has_codes()) tape_->keep_weight(weight, operands.w);
     if (operands.x.has_codes() && needed.input) tape_->keep_input(x.values(), operands.x);
@@ -121,6 +123,7 @@ ops::BackwardOperands LayerOperands::backward(OperandSource& dy, ops::Needed nee
 
 void LayerOperands::observe_gradients(const at::Tensor& dx, const at::Tensor& dw) {
   if (!tape_) return;
+  const PhaseScope phase(Phase::kPolicy);
   const auto session = core();
   const auto tell = [&](TensorRole role, const std::optional<StepGradients>& gradients) {
     if (gradients) session->policy().observe_step_gradients(id(role), session->step(), *gradients);
@@ -193,6 +196,7 @@ TensorPlan LayerOperands::plan(TensorRole role, TensorProbe& probe) {
   const TensorRecord& record = layer_->record(role);
   TensorPlan plan;
   if (training_) {
+    const PhaseScope phase(Phase::kPolicy);
     plan = session->policy().plan(id(role), session->step(), probe);
   } else {
     const bool is_final = session->evaluation_precision() == EvaluationPrecision::kFinal;
@@ -310,7 +314,7 @@ void LayerOperands::remember(TensorRole role, const TensorPlan& plan, const Scal
       plan.format.granularity == Granularity::kSample ? std::vector<QuantParams>{} : scales.params;
   if (plan.format.is_float()) return;
   update_ranges(role, record, plan.format, scales, statistics);
-  session->policy().observe(id(role), session->step(), statistics);
+  observe(role, statistics);
   last_statistics_ = statistics;
 }
 
@@ -345,7 +349,13 @@ void LayerOperands::observe_again(TensorRole role, const TensorPlan& plan) {
                        plan.reason.empty() ? "the same as dy_bprop" : plan.reason);
   }
   record = first;
-  if (!plan.format.is_float()) session->policy().observe(id(role), session->step(), last_statistics_);
+  if (!plan.format.is_float()) observe(role, last_statistics_);
+}
+
+void LayerOperands::observe(TensorRole role, const QuantizeStatistics& statistics) {
+  const PhaseScope phase(Phase::kPolicy);
+  const auto session = core();
+  session->policy().observe(id(role), session->step(), statistics);
 }
 
 void LayerOperands::note(Gemm gemm, const QuantizedTensor& a, bool keeps_axis_of_a, const QuantizedTensor& b,

@@ -60,6 +60,7 @@ class LayerOperands : public ops::Operands {
                 const QuantizeStatistics& statistics);
   void update_ranges(TensorRole role, TensorRecord& record, const Format& format, const Scales& scales,
                      const QuantizeStatistics& statistics);
+  void observe(TensorRole role, const QuantizeStatistics& statistics);
   void observe_again(TensorRole role, const TensorPlan& plan);
   void note(Gemm gemm, const ops::QuantizedTensor& a, bool keeps_axis_of_a, const ops::QuantizedTensor& b,
             bool keeps_axis_of_b);

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/profile.h"
 #include "bitdial/nn/intercept.h"
 #include "bitdial/nn/session_core.h"
 
@@ -199,6 +200,7 @@ void SessionCore::begin_step(const StepInfo& step) {
   has_begun_ = true;
   step_ = step;
   for (const auto& layer : bindings_) layer->reset_calls();
+  const PhaseScope phase(Phase::kPolicy);
   policy_->begin_step(step);
 }
 
@@ -216,6 +218,7 @@ void SessionCore::end_step(const StepInfo& step, const StepReport& report) {
     if (options_.on_event) options_.on_event(pending.event);
   }
   events_.clear();
+  const PhaseScope phase(Phase::kPolicy);
   policy_->end_step(step, report);
 }
 

@@ -24,6 +24,7 @@ constexpr const char* kFloat32Row = "pytorch-float32";
 constexpr const char* kBFloat16Row = "pytorch-bf16";
 constexpr int kRoundsPerMeasuring = 4;
 constexpr int kProfiledSteps = 20;
+constexpr int kProfiledMeasurements = 5;
 
 /// One network with its data and optimiser state.
 class Contestant {
@@ -56,14 +57,14 @@ class Contestant {
   at::MemoryFormat format() const { return format_; }
   bool quantizes() const { return session_->policy().quantizes(); }
 
-  StepProfile profile() {
+  StepProfile profile(int steps, bool measuring) {
     Profile profile;
-    for (int i = 0; i < kProfiledSteps; ++i) {
+    for (int i = 0; i < steps; ++i) {
       profile.start();
-      run(false);
+      run(measuring);
       profile.stop();
     }
-    return summarise(profile, session_->layers(), kProfiledSteps, kProfiledSteps * images_.size(0));
+    return summarise(profile, session_->layers(), steps, steps * images_.size(0));
   }
 
   /// zero_grad, forward, loss, backward, SGD with momentum. A measuring step is the first of a new epoch.
@@ -163,6 +164,22 @@ StepRow summarise(const Lane& lane, const kernels::ReferenceLoop& reference,
   return row;
 }
 
+double policy_share(const StepProfile& steady, const StepProfile& measuring, int64_t steps_per_epoch) {
+  const double weight = 1.0 / static_cast<double>(steps_per_epoch);
+  const auto mean = [&](double one, double other) { return (1.0 - weight) * one + weight * other; };
+  constexpr auto kPolicy = static_cast<size_t>(Phase::kPolicy);
+  return mean(steady.sum.ms[kPolicy], measuring.sum.ms[kPolicy]) /
+         mean(steady.sum.total_ms(), measuring.sum.total_ms());
+}
+
+void add_profile(Contestant& contestant, const StepBenchmarkOptions& options, StepRow& row) {
+  if (!contestant.quantizes()) return;
+  StepProfile steady = contestant.profile(kProfiledSteps, false);
+  row.policy_share =
+      policy_share(steady, contestant.profile(kProfiledMeasurements, true), options.steps_per_epoch);
+  if (options.profiles) row.profile = std::move(steady);
+}
+
 void add_ratios(std::vector<StepRow>& rows, int kept) {
   const auto ratio = [&](const StepRow& rival, const StepRow& row) -> std::optional<double> {
     if (rival.kept < kept || row.kept < kept) return std::nullopt;
@@ -221,7 +238,7 @@ std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
   std::vector<StepRow> rows;
   for (const auto& lane : lanes) {
     rows.push_back(summarise(lane, reference, options));
-    if (options.profiles && lane.contestant->quantizes()) rows.back().profile = lane.contestant->profile();
+    add_profile(*lane.contestant, options, rows.back());
   }
   add_ratios(rows, options.kept);
   return rows;
@@ -251,6 +268,7 @@ nlohmann::json to_json_array(const std::vector<StepRow>& rows) {
                      {"measuring_ms", optional(row.measuring_ms)},
                      {"speedup_vs_float32", optional(row.speedup_vs_float32)},
                      {"speedup_vs_bf16", optional(row.speedup_vs_bf16)},
+                     {"policy_share", optional(row.policy_share)},
                      {"peak_bytes", row.peak_bytes},
                      {"kept", row.kept},
                      {"uncontended", row.uncontended},

@@ -37,6 +37,9 @@ struct StepRow {
   std::optional<double> speedup_vs_float32, speedup_vs_bf16;  ///< absent when too few repetitions were kept
   int64_t peak_bytes =
       0;  ///< of a process that runs only this row, less what it used before building the model
+  /// Of a policy: share of the step that its decisions take, with what is measured for them alone; measuring
+  /// steps weighted as over an epoch.
+  std::optional<double> policy_share;
   std::optional<StepProfile> profile;  ///< of a policy, where asked for
   std::string memory_format;  ///< "channels_last" or "contiguous": the faster of both for LibTorch's rows
 };

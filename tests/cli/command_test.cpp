@@ -262,4 +262,27 @@ TEST_F(CommandTest, TrainsWithTwoPolicies) {
   EXPECT_TRUE(contains(bitdial("eval two").out, "cpt, final precision"));
 }
 
+TEST_F(CommandTest, TimesStepsOfEveryPolicy) {
+  const Result result = bitdial(
+      "bench step --model lenet5 --batch 8 --policy all --threads 1 --kept 1 --time-limit 2 --json "
+      "rows.json");
+  EXPECT_EQ(result.code, 0) << result.err;
+  const auto rows = nlohmann::json::parse(slurp(folder_ / "rows.json"));
+  std::vector<std::string> names;
+  for (const auto& row : rows) {
+    const auto name = row.at("name").get<std::string>();
+    names.push_back(name);
+    if (name.starts_with("pytorch")) {
+      EXPECT_TRUE(row.at("policy_share").is_null()) << name;
+      continue;
+    }
+    const double share = row.at("policy_share").get<double>();
+    EXPECT_GT(share, 0.0) << name;
+    EXPECT_LT(share, 1.0) << name;
+  }
+  for (const char* name : {"pytorch-float32", "static", "sbm", "cpt", "pfq", "apt", "auto", "ldp"}) {
+    EXPECT_TRUE(std::ranges::find(names, name) != names.end()) << name;
+  }
+}
+
 }  // namespace

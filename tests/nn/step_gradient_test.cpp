@@ -266,7 +266,7 @@ class Recorder : public Policy {
       struct NoProbe : TensorProbe {
         Range range() override { return {}; }
         double abs_sum() override { return 0.0; }
-        double quantized_abs_sum(int, int) override { return 0.0; }
+        double quantized_abs_sum(int, float) override { return 0.0; }
       } none;
       const TensorPlan again = policy.plan(id, step, none);
       EXPECT_EQ(again.format, plan.format);
