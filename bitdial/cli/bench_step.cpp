@@ -15,7 +15,6 @@
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
 #include "bitdial/kernels/isa.h"
-#include "bitdial/policies/registry.h"
 #include "bitdial/train/step_benchmark.h"
 
 namespace bitdial::cli {
@@ -73,20 +72,11 @@ void print_table(const StepArguments& arguments, const std::vector<train::StepRo
   }
 }
 
-/// Every policy that quantises and needs nothing beside its name.
-std::vector<std::string> all_policies() {
-  std::vector<std::string> all;
-  for (const std::string& name : policies::names()) {
-    if (name == "skeleton") continue;  // an example
-    const std::string spec = name == "schedule" ? "schedule:ldp-1" : name;
-    if (policies::make(spec)->quantizes()) all.push_back(spec);
-  }
-  return all;
-}
-
 void run(StepArguments& arguments) {
   if (arguments.options.policies == std::vector<std::string>{"all"}) {
-    arguments.options.policies = all_policies();
+    std::vector<std::string> left_out;
+    arguments.options.policies = train::applicable_policies(arguments.options, left_out);
+    for (const auto& line : left_out) fmt::print(stderr, "left out: {}\n", line);
   }
   arguments.options.simulated = arguments.arithmetic == "simulated";
   if (!arguments.peak_of.empty()) {
@@ -124,7 +114,9 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("--classes", options.classes, "outputs of the network")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  command->add_option("--policy", options.policies, "policies, separated by commas; all: every one")
+  command
+      ->add_option("--policy", options.policies,
+                   "policies, separated by commas; all: every one that suits the network")
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--arithmetic", arguments->arithmetic, "of the policies")

@@ -204,6 +204,26 @@ int64_t process_memory(const std::string& field) {
 
 }  // namespace
 
+std::vector<std::string> applicable_policies(const StepBenchmarkOptions& options,
+                                             std::vector<std::string>& left_out) {
+  std::vector<std::string> applicable;
+  for (const std::string& name : policies::names()) {
+    if (name == "skeleton") continue;  // an example
+    const std::string spec = name == "schedule" ? "schedule:ldp-1" : name;
+    auto policy = policies::make(spec);
+    if (!policy->quantizes()) continue;
+    try {
+      const auto network =
+          models::make(options.model, {.classes = options.classes, .normalization = policy->normalization()});
+      nn::Session(std::move(policy)).attach(*network);
+      applicable.push_back(spec);
+    } catch (const Error& error) {
+      left_out.emplace_back(error.what());
+    }
+  }
+  return applicable;
+}
+
 std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
                                      const std::function<void(double)>& progress) {
   configure_threads(options.threads);

@@ -44,6 +44,11 @@ struct StepRow {
   std::string memory_format;  ///< "channels_last" or "contiguous": the faster of both for LibTorch's rows
 };
 
+/// Every policy that quantises, needs nothing beside its name and suits the network; `left_out` gets the
+/// reasons of the others, e.g. that the network has none of the layers that a policy is about.
+std::vector<std::string> applicable_policies(const StepBenchmarkOptions& options,
+                                             std::vector<std::string>& left_out);
+
 /// Rows in the order of the names. `progress(done, total)` is called after every round. Throws Error for an
 /// unknown model or policy.
 std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,

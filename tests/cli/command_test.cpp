@@ -267,6 +267,7 @@ TEST_F(CommandTest, TimesStepsOfEveryPolicy) {
       "bench step --model lenet5 --batch 8 --policy all --threads 1 --kept 1 --time-limit 2 --json "
       "rows.json");
   EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.err, "left out: [schedule] no layer matches \"layer1.*\"")) << result.err;
   const auto rows = nlohmann::json::parse(slurp(folder_ / "rows.json"));
   std::vector<std::string> names;
   for (const auto& row : rows) {
