@@ -39,6 +39,15 @@ int read_bits(OptionReader& options, const std::string& name, const std::string&
   return options.integer(name, 8, 2, kFloatBits, help + "; above 16 carried in float32, 32: not quantised");
 }
 
+int read_wtgrad_bits(OptionReader& options, const std::string& name, const std::string& tensor,
+                     const std::string& other) {
+  const int bits = options.integer(
+      name, 0, 0, kFloatBits,
+      fmt::format("word length of {} for WTGRAD; 0: the {} serves both, 32: float32", tensor, other));
+  require(bits != 1, "policies", "option \"{}\" of \"static\" must be 0 or 2 .. 32, got 1", name);
+  return bits;
+}
+
 ScaleRule read_rule(OptionReader& options, const std::string& name, const std::string& fallback,
                     const std::string& tensor) {
   return options.choice<ScaleRule>(name, fallback,
@@ -73,11 +82,8 @@ StaticPolicy::StaticPolicy(OptionReader& options) {
   const int weight_bits = read_bits(options, "weight_bits", "word length of W");
   const int activation_bits = read_bits(options, "activation_bits", "word length of X");
   const int gradient_bits = read_bits(options, "gradient_bits", "word length of dY for BPROP");
-  const int wtgrad_bits =
-      options.integer("gradient_wtgrad_bits", 0, 0, kFloatBits,
-                      "word length of dY for WTGRAD; 0: the dY of BPROP serves both, 32: float32");
-  require(wtgrad_bits != 1, "policies",
-          "option \"gradient_wtgrad_bits\" of \"{}\" must be 0 or 2 .. 32, got 1", "static");
+  const int input_wtgrad_bits = read_wtgrad_bits(options, "activation_wtgrad_bits", "X", "X of FPROP");
+  const int wtgrad_bits = read_wtgrad_bits(options, "gradient_wtgrad_bits", "dY", "dY of BPROP");
 
   Format weight, input, gradient;
   weight.rule = read_rule(options, "weight_rule", defaults.weight_rule, "W");
@@ -127,7 +133,9 @@ StaticPolicy::StaticPolicy(OptionReader& options) {
 
   const auto role = [this](TensorRole r) -> Format& { return formats_[static_cast<size_t>(r)]; };
   role(TensorRole::kWeight) = with_bits(weight, weight_bits);
-  role(TensorRole::kInput) = role(TensorRole::kInputWtgrad) = with_bits(input, activation_bits);
+  role(TensorRole::kInput) = with_bits(input, activation_bits);
+  role(TensorRole::kInputWtgrad) =
+      with_bits(input, input_wtgrad_bits == 0 ? activation_bits : input_wtgrad_bits);
   role(TensorRole::kGradBprop) = with_bits(gradient, gradient_bits);
   role(TensorRole::kGradWtgrad) = with_bits(gradient, wtgrad_bits == 0 ? gradient_bits : wtgrad_bits);
 }

@@ -122,6 +122,18 @@ TEST(Static, PresetShared) {
   EXPECT_EQ(depthwise->evaluation_format({0, TensorRole::kGradBprop}).word_length, 16);
 }
 
+// FracTrain's static mixed mode: act_fw, act_bw, grad_act_error, grad_act_gc, weight_bits.
+TEST(Static, EveryOperandOfEveryGemmHasItsOwnWidth) {
+  const auto policy = attached(
+      "static:4/6/8", {{"preset", "shared"}, {"activation_wtgrad_bits", 3}, {"gradient_wtgrad_bits", 12}});
+  EXPECT_EQ(format_of(*policy, TensorRole::kWeight).word_length, 4);
+  EXPECT_EQ(format_of(*policy, TensorRole::kInput).word_length, 6);
+  EXPECT_EQ(format_of(*policy, TensorRole::kInputWtgrad), shared_format(TensorRole::kInput, 3));
+  EXPECT_EQ(format_of(*policy, TensorRole::kGradBprop).word_length, 8);
+  EXPECT_EQ(format_of(*policy, TensorRole::kGradWtgrad), shared_format(TensorRole::kGradWtgrad, 12));
+  EXPECT_THROW(make("static", {{"activation_wtgrad_bits", 1}}), Error);
+}
+
 // Every operand is announced once in a run, interrupted or not.
 TEST(Static, AnnouncesEachOperandOnce) {
   VectorProbe probe({1.0F});

@@ -129,6 +129,17 @@ TEST(ProgressBar, OneLinePerEpochWhenNotATerminal) {
             "bits W 8 A 8 dY 10.4  int8 70% int16 30% float 0%  1:01  12:34 left\n");
 }
 
+TEST(ProgressBar, EpochLineNamesTheFinalPrecision) {
+  EpochSummary summary;
+  summary.state = some_state();
+  summary.test_accuracy = 0.6543;
+  EXPECT_EQ(epoch_line(summary).find("full bits"), std::string::npos);
+  summary.final_accuracy = 0.7012;
+  EXPECT_NE(epoch_line(summary).find("test accuracy 65.43% (70.12% at full bits)  1234 img/s"),
+            std::string::npos)
+      << epoch_line(summary);
+}
+
 TEST(ProgressBar, RedrawsInPlaceAndNotTooOften) {
   Stream stream;
   auto now = std::chrono::steady_clock::time_point{};

@@ -72,6 +72,11 @@ TEST_F(RunDirectoryTest, LinesHaveTheDocumentedKeys) {
       to_json_line(metrics).dump(),
       R"({"kind":"epoch","epoch":2,"step":781,"loss":0.5,"accuracy":0.75,"lr":0.1,"images_per_s":1000.0,)"
       R"("bits_w":8.0,"bits_a":8.0,"bits_dy":10.5})");
+  metrics.final_loss = 0.25;
+  metrics.final_accuracy = 0.875;
+  EXPECT_NE(
+      to_json_line(metrics).dump().find(R"("accuracy":0.75,"final_loss":0.25,"final_accuracy":0.875,"lr")"),
+      std::string::npos);
   metrics.loss = std::numeric_limits<double>::quiet_NaN();
   EXPECT_TRUE(to_json_line(metrics).at("loss").is_null());
 
