@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <memory>
 
 #include "bitdial/cli/command.h"
@@ -52,9 +53,9 @@ void print_model(const std::string& name, const models::Options& options) {
   }
   table.add(
       {"total", "", "", "", "", grouped(models::total_parameters(rows)), grouped(models::total_macs(rows))});
-  fmt::print(
-      "{} for {} classes; shapes are channels x height x width of one sample, kernel is edge/stride\n\n{}",
-      name, options.classes, table.text());
+  const bool classifies = std::ranges::find(models::names(), name) != models::names().end();
+  fmt::print("{}{}; shapes are channels x height x width of one sample, kernel is edge/stride\n\n{}", name,
+             classifies ? fmt::format(" for {} classes", options.classes) : "", table.text());
 }
 
 void print_models() {
@@ -64,6 +65,11 @@ void print_models() {
     options.classes = name.ends_with("imagenet") ? 1000 : 10;
     const auto rows = models::layer_table(name, options);
     table.add({std::string(name), size_text(rows.front().input), std::to_string(options.classes),
+               grouped(models::total_parameters(rows)), grouped(models::total_macs(rows))});
+  }
+  for (const std::string_view name : models::table_only_names()) {
+    const auto rows = models::layer_table(name);
+    table.add({std::string(name), size_text(rows.front().input), "layer table only",
                grouped(models::total_parameters(rows)), grouped(models::total_macs(rows))});
   }
   fmt::print(

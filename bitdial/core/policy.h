@@ -146,6 +146,11 @@ enum class FloatArithmetic : uint8_t { kFloat32, kBFloat16Autocast };
 
 enum class Normalization : uint8_t { kBatch, kRange };
 
+enum class Initializer : uint8_t {
+  kPublished,        ///< what the network was published with, else He et al.'s or LibTorch's
+  kTruncatedNormal,  ///< AdaPT's truncated normal variance scaling (models/initializer.h)
+};
+
 /// What the values between a block's GEMMs and its other passes are stored in.
 enum class Between : uint8_t { kFloat32, kBFloat16 };
 
@@ -198,6 +203,7 @@ class Policy {
   /// The arithmetic outside quantised GEMMs.
   virtual FloatArithmetic float_arithmetic() const { return FloatArithmetic::kFloat32; }
   virtual Normalization normalization() const { return Normalization::kBatch; }
+  virtual Initializer initializer() const { return Initializer::kPublished; }
   virtual Between between() const { return Between::kFloat32; }
   /// True when the policy decides by speed; the owner of the session calls set_timings once, after attach.
   /// Without timings such a policy takes the narrowest arithmetic for the fastest.

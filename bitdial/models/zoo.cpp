@@ -5,6 +5,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
+#include "bitdial/models/initializer.h"
 #include "bitdial/models/network.h"
 #include "bitdial/models/pan.h"
 
@@ -52,6 +53,8 @@ int64_t sum(std::span<const LayerRow> table, int64_t LayerRow::*member) {
 }
 
 void check(const Options& options) {
+  require(options.initializer_scale > 0.0, "models", "the initialiser's scale must be above 0, got {}",
+          options.initializer_scale);
   require(options.classes > 0, "models", "a classifier needs at least one class, got {}", options.classes);
   require(options.in_channels.value_or(1) > 0, "models", "images need at least one channel, got {}",
           options.in_channels.value_or(1));
@@ -77,7 +80,14 @@ std::shared_ptr<Network> make(std::string_view name, const Options& options) {
     candidates.insert(candidates.end(), kTableOnlyNames.begin(), kTableOnlyNames.end());
     fail("models", "unknown network \"{}\"{}", name, suggestion(name, candidates));
   }
-  return entry->make(options);
+  auto network = entry->make(options);
+  if (options.initializer == Initializer::kTruncatedNormal) {
+    const bool is_alexnet = name.starts_with("alexnet");
+    init_truncated_normal(*network, options.initializer_scale,
+                          is_alexnet ? BiasBound::kInputChannels : BiasBound::kScale);
+  }
+  if (options.linear_std > 0.0) init_last_linear(*network, options.linear_std);
+  return network;
 }
 
 std::vector<LayerRow> layer_table(std::string_view name, const Options& options) {

@@ -61,6 +61,10 @@ struct Options {
   std::optional<int64_t> image_size = std::nullopt;
   /// Starts the scale of the last normalisation of each residual block at 0 (SBM's recipe).
   bool zero_last_gamma = false;
+  Initializer initializer = Initializer::kPublished;
+  double initializer_scale = 0.5;  ///< s of kTruncatedNormal
+  /// Standard deviation of the last layer's weights, whose biases then start at 0; 0: the initialiser's.
+  double linear_std = 0.0;
   /// googlenet-imagenet only: two more classifiers, which training reads (Network::take_auxiliary_logits).
   bool auxiliary_heads = false;
 };

@@ -111,6 +111,7 @@ class OverridePolicy : public Policy {
   RunningRange running_range(TensorId id) const override { return of(id).running_range(id); }
   FloatArithmetic float_arithmetic() const override { return policies_[0]->float_arithmetic(); }
   Normalization normalization() const override { return policies_[0]->normalization(); }
+  Initializer initializer() const override { return policies_[0]->initializer(); }
   Between between() const override { return policies_[0]->between(); }
 
   bool needs_timings() const override {

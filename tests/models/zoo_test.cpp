@@ -116,25 +116,28 @@ TEST(LayerTable, CountsPanPerPixelOfTheSmallImage) {
 }
 
 TEST(LayerTable, TellsStemShortcutsAndHead) {
-  const auto count = [](std::string_view name, LayerRole role) {
-    return std::ranges::count(layer_table(name), role, &LayerRow::role);
+  struct Expected {
+    const char* name;
+    int64_t body, shortcuts, head;
   };
-  EXPECT_EQ(count("resnet20-cifar", LayerRole::kShortcut), 2);
-  EXPECT_EQ(count("resnet20-cifar", LayerRole::kBody), 18);
-  EXPECT_EQ(count("resnet50-imagenet", LayerRole::kShortcut), 4);
-  EXPECT_EQ(count("resnet50-imagenet", LayerRole::kBody), 48);
-  EXPECT_EQ(count("mobilenet-v2-cifar", LayerRole::kShortcut), 4);
-  EXPECT_EQ(count("pan-x4", LayerRole::kBody), 16 * 7 + 1);
-  for (const std::string_view name : names()) {
-    EXPECT_EQ(count(name, LayerRole::kStem), 1) << name;
-    EXPECT_EQ(count(name, LayerRole::kHead), 1) << name;
-    const auto table = layer_table(name);
-    EXPECT_EQ(table.front().role, LayerRole::kStem) << name;
-    EXPECT_EQ(table.back().role, LayerRole::kHead) << name;
+  constexpr Expected kExpected[] = {{"resnet20-cifar", 18, 2, 1},
+                                    {"resnet50-imagenet", 48, 4, 1},
+                                    {"mobilenet-v2-cifar", 52, 4, 1},
+                                    {"googlenet-cifar", 9 * 7, 0, 1},
+                                    {"lenet5", 3, 0, 1},
+                                    {"pan-x4", 16 * 7 + 1, 0, 7}};
+  for (const auto& expected : kExpected) {
+    const auto table = layer_table(expected.name);
+    const auto count = [&](LayerRole role) { return std::ranges::count(table, role, &LayerRow::role); };
+    EXPECT_EQ(count(LayerRole::kStem), 1) << expected.name;
+    EXPECT_EQ(count(LayerRole::kBody), expected.body) << expected.name;
+    EXPECT_EQ(count(LayerRole::kShortcut), expected.shortcuts) << expected.name;
+    EXPECT_EQ(count(LayerRole::kHead), expected.head) << expected.name;
+    EXPECT_EQ(table.front().role, LayerRole::kStem) << expected.name;
+    EXPECT_EQ(table.back().role, LayerRole::kHead) << expected.name;
   }
 }
 
-// costs.md section 1 charges pools and normalisations; biases are additions beside the MACs.
 TEST(LayerTable, CountsBiasesBesideTheMacs) {
   const auto table = layer_table("lenet5");
   EXPECT_EQ(total_bias_adds(table), 28 * 28 * 6 + 10 * 10 * 16 + 120 + 84 + 10);
