@@ -33,6 +33,7 @@ struct TrainArguments {
   std::string out;
   std::string data_dir;
   std::string init;
+  std::string fold;
   std::string policy;
   std::string gradient_policy;
   std::string arithmetic;
@@ -54,6 +55,10 @@ train::Recipe resolve_recipe(const TrainArguments& arguments) {
     train::set_recipe_value(recipe, "precision.arithmetic=" + arguments.arithmetic);
   if (!arguments.data_dir.empty()) recipe.data.directory = arguments.data_dir;
   if (!arguments.init.empty()) recipe.model.init = arguments.init;
+  if (!arguments.fold.empty()) {
+    recipe.data.validation = 0.0;  // the fold is held out in its place
+    recipe.data.fold = arguments.fold;
+  }
   if (arguments.epochs) train::set_recipe_value(recipe, fmt::format("train.epochs={}", *arguments.epochs));
   if (arguments.seed) train::set_recipe_value(recipe, fmt::format("train.seed={}", *arguments.seed));
   if (arguments.threads) train::set_recipe_value(recipe, fmt::format("train.threads={}", *arguments.threads));
@@ -63,6 +68,10 @@ train::Recipe resolve_recipe(const TrainArguments& arguments) {
 }
 
 void print_summary(const train::TrainSummary& summary) {
+  if (summary.validation) {
+    fmt::print("validation accuracy {:.2f} %, validation loss {:.4f} on {} images held out\n",
+               100 * summary.validation->accuracy, summary.validation->loss, summary.validation->images);
+  }
   if (summary.evaluation) {
     fmt::print("test accuracy {:.2f} % (best {:.2f} %), test loss {:.4f}\n",
                100 * summary.evaluation->accuracy, 100 * summary.best_accuracy, summary.evaluation->loss);
@@ -203,6 +212,8 @@ void add_train_command(CLI::App& app) {
   add("--threads", arguments->threads, "Threads of the computation; default: all");
   add("--data-dir", arguments->data_dir, "Folder of the data set");
   add("--out", arguments->out, "Run directory; default: runs/<recipe>-<policy>-<n>");
+  add("--fold", arguments->fold,
+      "k/K: hold out the k-th (from 1) of K stratified folds of the training images as validation");
   add("--init", arguments->init, "Start from a PyTorch state dict (.pt, .pth) or safetensors");
   command->add_flag("--profile", arguments->profiles,
                     "At the end, show where the time of a step went by layer and phase");

@@ -136,6 +136,9 @@ std::string epoch_line(const EpochSummary& summary) {
   const ProgressState& state = summary.state;
   std::string line = fmt::format("epoch {}/{}  loss {}  accuracy {:.2f}%", state.epoch + 1, state.epochs,
                                  format_loss(state.loss), 100.0 * state.accuracy);
+  if (summary.validation_accuracy) {
+    line += fmt::format("  validation accuracy {:.2f}%", 100.0 * *summary.validation_accuracy);
+  }
   if (summary.test_loss) line += "  test loss " + format_loss(*summary.test_loss);
   if (summary.test_accuracy) line += fmt::format("  test accuracy {:.2f}%", 100.0 * *summary.test_accuracy);
   if (summary.final_accuracy) line += fmt::format(" ({:.2f}% at full bits)", 100.0 * *summary.final_accuracy);

@@ -26,8 +26,9 @@ struct ProgressState {
 struct EpochSummary {
   ProgressState state;
   std::optional<double> test_loss, test_accuracy;
-  std::optional<double> final_accuracy;  ///< in the policy's final precision
-  double seconds = 0.0;                  ///< that the epoch took
+  std::optional<double> final_accuracy;       ///< in the policy's final precision
+  std::optional<double> validation_accuracy;  ///< on training images that are held out
+  double seconds = 0.0;                       ///< that the epoch took
 };
 
 /// One line of at most `width` columns, most important first; parts that do not fit are left out.

@@ -56,7 +56,7 @@ class RangeTest {
     return models::make(recipe_.model.name, model_options(recipe_, *data_, policy));
   }
 
-  int64_t total_steps() const { return loader_.batches() * recipe_.train.epochs; }
+  int64_t total_steps() const { return train::total_steps(recipe_.train, loader_.batches()); }
 
   double run_step(nn::Session& session) {
     auto batch = loader_.next();

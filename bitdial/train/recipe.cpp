@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstddef>
 #include <optional>
@@ -309,9 +310,8 @@ void check_policy_change(Recipe& recipe, const std::string& key, const toml::tab
   if (!is_gradient && key != "precision.policy") return;
   const auto spec = value["value"].value<std::string>();
   const std::string& old = is_gradient ? precision.gradient_policy : precision.policy;
-  if (spec && spec->substr(0, spec->find(':')) != old.substr(0, old.find(':'))) {
-    (is_gradient ? precision.gradient_options : precision.options) = nlohmann::json::object();
-  }
+  if (!spec || spec->substr(0, spec->find(':')) == old.substr(0, old.find(':'))) return;
+  (is_gradient ? precision.gradient_options : precision.options) = nlohmann::json::object();
 }
 
 void check_statistics(const AugmentationRecipe& augmentation) {
@@ -344,7 +344,42 @@ void check_schedule(const Recipe& recipe) {
           recipe.train.epochs);
 }
 
+void check_data(const DataRecipe& data) {
+  if (data.fold.empty()) return;
+  parse_fold(data.fold);
+  require(data.validation <= 0.0, "recipe", "give data.fold = \"{}\" or data.validation = {}, not both",
+          data.fold, data.validation);
+}
+
+void check_model(const ModelRecipe& model) {
+  require(model.range_norm_bits != 1, "recipe", "model.range_norm_bits must be 0 or 2 .. 16, got 1");
+  const bool is_residual = model.name.starts_with("resnet") || model.name.starts_with("mobilenet");
+  require(!model.zero_last_gamma || is_residual, "recipe",
+          "model.zero_last_gamma is for residual networks, {} has no residual blocks", model.name);
+  require(!model.auxiliary_heads || model.name == "googlenet-imagenet", "recipe",
+          "model.auxiliary_heads is for googlenet-imagenet, {} has none", model.name);
+}
+
 }  // namespace
+
+int64_t total_steps(const TrainRecipe& train, int64_t steps_per_epoch) {
+  const int64_t steps = steps_per_epoch * train.epochs;
+  return train.steps > 0 ? std::min(steps, train.steps) : steps;
+}
+
+Fold parse_fold(std::string_view text) {
+  Fold fold;
+  const size_t slash = std::min(text.find('/'), text.size());
+  const auto reads = [](std::string_view digits, int64_t& number) {
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), number);
+    return error == std::errc() && end == digits.data() + digits.size();
+  };
+  const bool is_fold = slash < text.size() && reads(text.substr(0, slash), fold.number) &&
+                       reads(text.substr(slash + 1), fold.count) && fold.number >= 1 &&
+                       fold.number <= fold.count && fold.count >= 2 && fold.count <= 1'000'000;
+  require(is_fold, "recipe", "a fold is k/K with 1 <= k <= K and K >= 2, as \"3/10\", got \"{}\"", text);
+  return fold;
+}
 
 Recipe parse_recipe(std::string_view text, const std::string& source) {
   const toml::table table = parse_toml(text, source);
@@ -390,16 +425,13 @@ void set_recipe_value(Recipe& recipe, std::string_view assignment) {
 
 void check_recipe(const Recipe& recipe) {
   make_policy(recipe.precision);
+  check_data(recipe.data);
+  check_model(recipe.model);
   check_statistics(recipe.augmentation);
   check_schedule(recipe);
   require(recipe.train.micro_batches <= recipe.data.batch_size, "recipe",
           "train.micro_batches = {} is more than data.batch_size = {}", recipe.train.micro_batches,
           recipe.data.batch_size);
-  require(recipe.model.range_norm_bits != 1, "recipe", "model.range_norm_bits must be 0 or 2 .. 16, got 1");
-  const bool is_residual =
-      recipe.model.name.starts_with("resnet") || recipe.model.name.starts_with("mobilenet");
-  require(!recipe.model.zero_last_gamma || is_residual, "recipe",
-          "model.zero_last_gamma is for residual networks, {} has no residual blocks", recipe.model.name);
   const OptimizerRecipe& optimizer = recipe.optimizer;
   require(!optimizer.nesterov || (optimizer.momentum > 0.0 && optimizer.dampening == 0.0), "recipe",
           "optimizer.nesterov needs momentum above 0 and dampening = 0, got {} and {}", optimizer.momentum,

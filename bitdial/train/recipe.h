@@ -27,6 +27,9 @@ struct DataRecipe {
   int64_t train_images = 0;  ///< use (shapes: generate) so many; 0: the data set's own number
   int64_t test_images = 0;
   int64_t generator_seed = 0;  ///< shapes: the seed of its generator, not of training
+  double validation = 0.0;     ///< share of the training images held out, stratified by class; 0: none
+  std::string fold;            ///< "k/K": fold k of K is held out, k from 1; empty: no cross validation
+  int64_t split_seed = 0;      ///< of validation and folds: runs of other train.seed hold out the same images
 
   bool operator==(const DataRecipe&) const = default;
 };
@@ -48,12 +51,17 @@ struct ModelRecipe {
   std::string normalization = "auto";  ///< auto: what the policy asks for
   int64_t range_norm_bits = 8;         ///< Range BN: of its input and output gradient; 0: float
   bool zero_last_gamma = false;        ///< residual networks
+  std::string initializer = "auto";    ///< auto: what the policy asks for
+  double initializer_scale = 0.5;      ///< tnvs: s
+  double linear_std = 0.0;             ///< of the last layer's normal initialiser; 0: the network's own
+  bool auxiliary_heads = false;        ///< googlenet-imagenet
 
   bool operator==(const ModelRecipe&) const = default;
 };
 
 struct TrainRecipe {
   int64_t epochs = 10;
+  int64_t steps = 0;  ///< optimiser steps at most, if need be in the middle of an epoch; 0: all of the epochs
   int64_t seed = 1;
   int64_t threads = 0;        ///< 0: as many as the process may use
   int64_t micro_batches = 1;  ///< gradients are accumulated over so many parts of a batch
@@ -143,6 +151,18 @@ struct Recipe {
 
   bool operator==(const Recipe&) const = default;
 };
+
+/// Optimiser steps of a whole run.
+int64_t total_steps(const TrainRecipe& train, int64_t steps_per_epoch);
+
+/// Which part of a cross validation is held out.
+struct Fold {
+  int64_t number = 1;  ///< 1 .. count
+  int64_t count = 2;
+};
+
+/// Reads "3/10". Throws Error unless it is two numbers with 1 <= k <= K and K >= 2.
+Fold parse_fold(std::string_view text);
 
 /// Parses TOML. Throws Error with source, line and column on bad syntax, a key that is unknown, has the wrong
 /// type or a value out of its range.

@@ -34,6 +34,11 @@ void visit(DataRecipe& data, KeyVisitor& visitor) {
   visitor.key("test_images", data.test_images, at_least(0), "the same for testing");
   visitor.key("generator_seed", data.generator_seed, at_least(0),
               "shapes: seed of its generator, not of training");
+  visitor.key("validation", data.validation, between(0, 0.99),
+              "share of the training images of each class that is held out; 0: none");
+  visitor.key("fold", data.fold, Words{},
+              "k/K: of K stratified folds of the training images the k-th (from 1) is held out; empty: none");
+  visitor.key("split_seed", data.split_seed, at_least(0), "of validation and fold, not of training");
 }
 
 void visit(AugmentationRecipe& augmentation, KeyVisitor& visitor) {
@@ -60,11 +65,23 @@ void visit(ModelRecipe& model, KeyVisitor& visitor) {
               "word length of the input and the output gradient of Range BN; 0: not quantised");
   visitor.key("zero_last_gamma", model.zero_last_gamma,
               "residual networks: the scale of the last normalisation of each block starts at 0");
+  visitor.key("initializer", model.initializer, Words{"auto", "published", "tnvs"},
+              "auto: what the policy asks for; published: the network's own; tnvs: AdaPT's truncated normal "
+              "variance scaling");
+  visitor.key("initializer_scale", model.initializer_scale, above(0),
+              "tnvs: s in the variance s / fan-in, and the bound of biases drawn uniformly");
+  visitor.key("linear_std", model.linear_std, at_least(0),
+              "deviation of the last layer's initial weights, whose biases then start at 0; 0: the network's "
+              "own");
+  visitor.key("auxiliary_heads", model.auxiliary_heads,
+              "googlenet-imagenet: two more classifiers in training, their losses weighted 0.3");
 }
 
 void visit(TrainRecipe& train, KeyVisitor& visitor) {
   visitor.section("train", "the loop");
   visitor.key("epochs", train.epochs, at_least(1), "passes over the training images");
+  visitor.key("steps", train.steps, at_least(0),
+              "optimiser steps at most, if need be in the middle of an epoch; 0: all of the epochs");
   visitor.key("seed", train.seed, at_least(0),
               "of initial weights, data order, augmentation and stochastic rounding");
   visitor.key("threads", train.threads, between(0, 1024), "0: as many as the process may use");

@@ -58,6 +58,8 @@ nlohmann::ordered_json to_json_line(const MetricsLine& line) {
                               {"accuracy", finite_or_null(line.accuracy)}};
   if (line.final_loss) json["final_loss"] = finite_or_null(*line.final_loss);
   if (line.final_accuracy) json["final_accuracy"] = finite_or_null(*line.final_accuracy);
+  if (line.validation_loss) json["validation_loss"] = finite_or_null(*line.validation_loss);
+  if (line.validation_accuracy) json["validation_accuracy"] = finite_or_null(*line.validation_accuracy);
   json["lr"] = finite_or_null(line.lr);
   json["images_per_s"] = finite_or_null(line.images_per_s);
   json["bits_w"] = finite_or_null(line.bits_w);

@@ -24,6 +24,8 @@ struct MetricsLine {
   double accuracy = 0.0;  ///< 0..1, of the same images
   /// Epoch: in the policy's final precision, where it has one ("final_loss", "final_accuracy").
   std::optional<double> final_loss, final_accuracy;
+  /// Epoch: of training images that are held out, where there are any.
+  std::optional<double> validation_loss, validation_accuracy;
   double lr = 0.0;
   double images_per_s = 0.0;
   double bits_w = 32.0, bits_a = 32.0, bits_dy = 32.0;  ///< plain means over layers

@@ -23,9 +23,7 @@ void override_statistics(const std::vector<double>& from, std::array<float, 3>& 
   for (size_t c = 0; c < to.size(); ++c) to[c] = static_cast<float>(from[std::min(c, from.size() - 1)]);
 }
 
-}  // namespace
-
-std::shared_ptr<const data::Dataset> open_split(const Recipe& recipe, data::Split split) {
+std::shared_ptr<const data::Dataset> open_whole(const Recipe& recipe, data::Split split) {
   data::DatasetOptions options;
   options.image_size = recipe.data.image_size;
   options.train_images = recipe.data.train_images;
@@ -37,6 +35,39 @@ std::shared_ptr<const data::Dataset> open_split(const Recipe& recipe, data::Spli
   std::vector<int64_t> first(static_cast<size_t>(wanted));
   std::iota(first.begin(), first.end(), 0);
   return std::make_shared<data::Subset>(std::move(dataset), std::move(first));
+}
+
+// Indices of what is trained on and of what is held out.
+std::pair<std::vector<int64_t>, std::vector<int64_t>> split_indices(const data::Dataset& dataset,
+                                                                    const DataRecipe& recipe) {
+  const auto seed = static_cast<uint64_t>(recipe.split_seed);
+  if (recipe.fold.empty()) return data::stratified_split(dataset, recipe.validation, seed);
+  const Fold fold = parse_fold(recipe.fold);
+  auto folds = data::stratified_folds(dataset, static_cast<int>(fold.count), seed);
+  std::pair<std::vector<int64_t>, std::vector<int64_t>> split;
+  for (size_t i = 0; i < folds.size(); ++i) {
+    auto& part = i + 1 == static_cast<size_t>(fold.number) ? split.second : split.first;
+    part.insert(part.end(), folds[i].begin(), folds[i].end());
+  }
+  std::ranges::sort(split.first);
+  return split;
+}
+
+}  // namespace
+
+TrainingImages open_training(const Recipe& recipe) {
+  auto all = open_whole(recipe, data::Split::kTrain);
+  if (recipe.data.validation <= 0.0 && recipe.data.fold.empty()) return {std::move(all), nullptr};
+  auto [kept, held_out] = split_indices(*all, recipe.data);
+  require(!kept.empty() && !held_out.empty(), "train",
+          "of {} training images {} would be trained on and {} held out", all->size(), kept.size(),
+          held_out.size());
+  return {std::make_shared<data::Subset>(all, std::move(kept)),
+          std::make_shared<data::Subset>(all, std::move(held_out))};
+}
+
+std::shared_ptr<const data::Dataset> open_split(const Recipe& recipe, data::Split split) {
+  return split == data::Split::kTrain ? open_training(recipe).train : open_whole(recipe, split);
 }
 
 data::Augmentation augmentation_for(const Recipe& recipe, data::Split split) {
@@ -79,6 +110,12 @@ models::Options model_options(const Recipe& recipe, const data::Dataset& dataset
   if (recipe.model.normalization == "range") options.normalization = Normalization::kRange;
   options.range_norm_bits = static_cast<int>(recipe.model.range_norm_bits);
   options.zero_last_gamma = recipe.model.zero_last_gamma;
+  options.auxiliary_heads = recipe.model.auxiliary_heads;
+  options.initializer = policy.initializer();
+  if (recipe.model.initializer == "published") options.initializer = Initializer::kPublished;
+  if (recipe.model.initializer == "tnvs") options.initializer = Initializer::kTruncatedNormal;
+  options.initializer_scale = recipe.model.initializer_scale;
+  options.linear_std = recipe.model.linear_std;
   return options;
 }
 

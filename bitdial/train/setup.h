@@ -12,7 +12,17 @@
 /// From a recipe to the parts of a run.
 namespace bitdial::train {
 
-/// One split of the recipe's data set, cut to its train_images or test_images.
+/// What the recipe's training images are used for.
+struct TrainingImages {
+  std::shared_ptr<const data::Dataset> train;
+  std::shared_ptr<const data::Dataset> validation;  ///< held out (data.validation, data.fold); null: nothing
+};
+
+/// The training images, cut to data.train_images, then split.
+TrainingImages open_training(const Recipe& recipe);
+
+/// One split of the recipe's data set, cut to its train_images or test_images. Of the training images what is
+/// trained on, without those held out.
 std::shared_ptr<const data::Dataset> open_split(const Recipe& recipe, data::Split split);
 
 /// Preset, mean and deviation as the recipe says.

@@ -28,6 +28,13 @@ struct StepOutcome {
   double learning_rate = 0.0;
 };
 
+/// What the network achieves after an epoch.
+struct Evaluations {
+  std::optional<Evaluation> test;
+  std::optional<Evaluation> final;       ///< the same in the policy's final precision, if it has one
+  std::optional<Evaluation> validation;  ///< on training images that are held out, if there are any
+};
+
 /// "layer1.0.conv1.weight" -> "layer1.0.conv1"
 std::string layer_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
 
@@ -63,14 +70,16 @@ class Trainer {
   void check_gradients(const StepInfo& info);
   [[noreturn]] void explain_non_finite_loss(const torch::Tensor& images, const StepInfo& info);
 
-  [[noreturn]] void explain_non_finite_evaluation();
+  [[noreturn]] void explain_non_finite_evaluation(data::Loader& loader);
+  std::optional<Evaluation> evaluate_on(data::Loader& loader);
+  bool evaluate_all(Evaluations& evaluations);
 
+  int64_t total_steps() const { return train::total_steps(recipe_.train, train_loader_.batches()); }
   StepInfo step_info() const;
   bool should_stop() const { return options_.stop && options_.stop(); }
   bool evaluates(int64_t epoch) const;
   void log_step(const StepOutcome& outcome);
-  void log_epoch(const std::optional<Evaluation>& evaluation, const std::optional<Evaluation>& final,
-                 double seconds);
+  void log_epoch(const Evaluations& evaluations, double seconds);
   ProgressState progress_state() const;
   std::filesystem::path save();
   void print_head();
@@ -78,10 +87,12 @@ class Trainer {
   Recipe recipe_;
   RunDirectory run_;
   TrainOptions options_;
+  TrainingImages training_;
   std::shared_ptr<const data::Dataset> train_data_;
   std::shared_ptr<const data::Dataset> test_data_;
   data::Loader train_loader_;
   data::Loader test_loader_;
+  std::optional<data::Loader> validation_loader_;  ///< where training images are held out
   std::shared_ptr<Policy> policy_;
   models::Options model_options_;
   std::shared_ptr<models::Network> network_;
@@ -94,8 +105,7 @@ class Trainer {
   Progress progress_;
   bool stop_after_epoch_ = false;  ///< the policy asked for it
   double last_train_loss_ = 0.0;
-  std::optional<Evaluation> last_evaluation_;
-  std::optional<Evaluation> last_final_evaluation_;  ///< in the policy's final precision, if it has one
+  Evaluations last_evaluations_;
 
   // Of this call and epoch, for rates and the time left.
   Clock::time_point call_start_ = Clock::now();
@@ -118,21 +128,24 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options, b
     : recipe_(std::move(recipe)),
       run_(std::move(run)),
       options_(options),
-      train_data_(open_split(recipe_, data::Split::kTrain)),
+      training_(open_training(recipe_)),
+      train_data_(training_.train),
       test_data_(open_split(recipe_, data::Split::kTest)),
       train_loader_(train_data_, loader_options(recipe_, data::Split::kTrain)),
       test_loader_(test_data_, loader_options(recipe_, data::Split::kTest)),
       policy_(make_policy(recipe_.precision)),
       model_options_(model_options(recipe_, *train_data_, *policy_)),
       network_(make_network(recipe_, model_options_)),
-      schedule_(recipe_.schedule, recipe_.optimizer.learning_rate, train_loader_.batches(),
-                train_loader_.batches() * recipe_.train.epochs),
+      schedule_(recipe_.schedule, recipe_.optimizer.learning_rate, train_loader_.batches(), total_steps()),
       bar_(options.bar) {
   require(train_data_->classes() == test_data_->classes() && train_data_->shape() == test_data_->shape(),
           "train", "training and test split of {} differ in classes or image shape", recipe_.data.name);
   require(train_loader_.batches() > 0, "train",
           "no batches: {} training images, batches of {} and data.drop_last = true", train_data_->size(),
           recipe_.data.batch_size);
+  if (training_.validation != nullptr) {
+    validation_loader_.emplace(training_.validation, loader_options(recipe_, data::Split::kTest));
+  }
   nn::SessionOptions session_settings = session_options(recipe_);
   session_settings.on_event = [this](const nn::PrecisionEvent& event) {
     run_.write(PrecisionLine{event.step, event.layer, event.tensor, event.bits, event.scale_log2,
@@ -180,7 +193,7 @@ StepInfo Trainer::step_info() const {
   info.step = progress_.step;
   info.epoch = progress_.epoch;
   info.steps_per_epoch = train_loader_.batches();
-  info.total_steps = train_loader_.batches() * recipe_.train.epochs;
+  info.total_steps = total_steps();
   return info;
 }
 
@@ -190,9 +203,9 @@ void Trainer::explain_non_finite_loss(const torch::Tensor& images, const StepInf
   fail("train", "step {}: the loss is not finite; first operand that is not finite: {}", info.step, layer);
 }
 
-void Trainer::explain_non_finite_evaluation() {
-  test_loader_.start_epoch(0);
-  auto batch = test_loader_.next();
+void Trainer::explain_non_finite_evaluation(data::Loader& loader) {
+  loader.start_epoch(0);
+  auto batch = loader.next();
   explain_non_finite_loss(tensors_of(*batch, test_data_->shape()).images, step_info());
 }
 
@@ -215,6 +228,10 @@ StepOutcome Trainer::accumulate_gradients(const BatchTensors& batch, StepInfo& i
       loss = torch::nn::functional::cross_entropy(
           logits, labels,
           torch::nn::functional::CrossEntropyFuncOptions().label_smoothing(recipe_.train.label_smoothing));
+      for (const torch::Tensor& auxiliary : network_->take_auxiliary_logits()) {
+        loss = loss + models::kAuxiliaryLossWeight *
+                          torch::nn::functional::cross_entropy(auxiliary.to(torch::kFloat32), labels);
+      }
     }
     const auto value = loss.item<double>();
     if (!std::isfinite(value)) explain_non_finite_loss(images, info);
@@ -259,7 +276,7 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
 
 bool Trainer::evaluates(int64_t epoch) const {
   return (epoch + 1) % recipe_.train.evaluate_every == 0 || epoch + 1 == recipe_.train.epochs ||
-         stop_after_epoch_;
+         progress_.step >= total_steps() || stop_after_epoch_;
 }
 
 ProgressState Trainer::progress_state() const {
@@ -281,7 +298,7 @@ ProgressState Trainer::progress_state() const {
   state.int16_layers = precision.int16_layers;
   state.float_layers = precision.float_layers;
   if (step_images_ > 0) {
-    const auto steps_left = static_cast<double>((state.epochs - state.epoch) * state.batches - state.batch);
+    const auto steps_left = static_cast<double>(total_steps() - progress_.step);
     const double per_step =
         step_seconds_ * static_cast<double>(recipe_.data.batch_size) / static_cast<double>(step_images_);
     state.seconds_left =
@@ -309,25 +326,28 @@ void Trainer::log_step(const StepOutcome& outcome) {
   run_.write(line);
 }
 
-void Trainer::log_epoch(const std::optional<Evaluation>& evaluation, const std::optional<Evaluation>& final,
-                        double seconds) {
+void Trainer::log_epoch(const Evaluations& evaluations, double seconds) {
   EpochSummary summary;
   summary.state = progress_state();
   summary.seconds = seconds;
   if (auto& left = summary.state.seconds_left) *left -= evaluation_seconds_;  // this epoch's is over
-  if (progress_.epoch + 1 == recipe_.train.epochs) summary.state.seconds_left.reset();
+  if (progress_.step >= total_steps()) summary.state.seconds_left.reset();
   MetricsLine line;
   line.kind = MetricsLine::Kind::kEpoch;
   line.epoch = progress_.epoch;
   line.step = progress_.step - 1;
   line.loss = line.accuracy = std::nan("");
-  if (evaluation) {
-    summary.test_loss = line.loss = evaluation->loss;
-    summary.test_accuracy = line.accuracy = evaluation->accuracy;
+  if (const auto& test = evaluations.test) {
+    summary.test_loss = line.loss = test->loss;
+    summary.test_accuracy = line.accuracy = test->accuracy;
   }
-  if (final) {
+  if (const auto& final = evaluations.final) {
     line.final_loss = final->loss;
     summary.final_accuracy = line.final_accuracy = final->accuracy;
+  }
+  if (const auto& validation = evaluations.validation) {
+    line.validation_loss = validation->loss;
+    summary.validation_accuracy = line.validation_accuracy = validation->accuracy;
   }
   line.lr = progress_.learning_rate;
   line.images_per_s = summary.state.images_per_s;
@@ -371,7 +391,9 @@ Trainer::Outcome Trainer::run_steps() {
   network_->train();
   step_seconds_ = 0.0;
   step_images_ = 0;
-  for (auto start = Clock::now(); auto batch = train_loader_.next(); start = Clock::now()) {
+  for (auto start = Clock::now(); progress_.step < total_steps(); start = Clock::now()) {
+    auto batch = train_loader_.next();
+    if (!batch) break;
     if (options_.profiles) profile_.start();
     const StepOutcome outcome = run_step(*batch);
     profile_.stop();
@@ -394,47 +416,57 @@ Trainer::Outcome Trainer::run_steps() {
   return Outcome::kDone;
 }
 
+std::optional<Evaluation> Trainer::evaluate_on(data::Loader& loader) {
+  auto result = at_step(step_info(), [&] { return evaluate(*network_, &*session_, loader, options_.stop); });
+  if (result && !std::isfinite(result->loss)) explain_non_finite_evaluation(loader);
+  return result;
+}
+
+/// False when it was stopped on the way.
+bool Trainer::evaluate_all(Evaluations& evaluations) {
+  evaluations.test = evaluate_on(test_loader_);
+  if (!evaluations.test) return false;
+  evaluations.final = at_step(step_info(), [&] {
+    return evaluate_final(*network_, *session_, test_loader_, *evaluations.test, options_.stop);
+  });
+  if (!evaluations.final && policy_->has_final_precision()) return false;
+  if (validation_loader_) evaluations.validation = evaluate_on(*validation_loader_);
+  return !validation_loader_ || evaluations.validation;
+}
+
 Trainer::Outcome Trainer::finish_epoch() {
-  std::optional<Evaluation> evaluation;
-  std::optional<Evaluation> final;
+  Evaluations now;
   if (evaluates(progress_.epoch)) {
     const auto start = Clock::now();
-    evaluation =
-        at_step(step_info(), [&] { return evaluate(*network_, &*session_, test_loader_, options_.stop); });
-    if (!evaluation) return Outcome::kStopped;
-    if (!std::isfinite(evaluation->loss)) explain_non_finite_evaluation();
-    final = at_step(step_info(), [&] {
-      return evaluate_final(*network_, *session_, test_loader_, *evaluation, options_.stop);
-    });
-    if (!final && policy_->has_final_precision()) return Outcome::kStopped;
+    if (!evaluate_all(now)) return Outcome::kStopped;
     evaluation_seconds_ = seconds_since(start);
-    last_evaluation_ = evaluation;
-    last_final_evaluation_ = final;
+    last_evaluations_ = now;
   }
   last_train_loss_ = progress_.loss_sum / static_cast<double>(progress_.images);
-  log_epoch(evaluation, final, seconds_since(epoch_start_));
+  log_epoch(now, seconds_since(epoch_start_));
 
   EpochReport report;
   report.epoch = progress_.epoch;
   report.train_loss = last_train_loss_;
-  if (evaluation) {
-    report.validation_loss = evaluation->loss;
-    report.validation_accuracy = evaluation->accuracy;
+  if (const auto& watched = validation_loader_ ? now.validation : now.test) {
+    report.validation_loss = watched->loss;
+    report.validation_accuracy = watched->accuracy;
   }
   schedule_.end_epoch(report);
   const RunControl control = policy_->end_epoch(report);
   if (control.learning_rate) policy_learning_rate_ = control.learning_rate;
   stop_after_epoch_ = stop_after_epoch_ || control.stop;
 
-  const bool is_best = evaluation && evaluation->accuracy > progress_.best_accuracy;
+  const bool is_best = now.test && now.test->accuracy > progress_.best_accuracy;
   if (is_best) {
-    progress_.best_accuracy = evaluation->accuracy;
+    progress_.best_accuracy = now.test->accuracy;
     progress_.best_epoch = progress_.epoch;
   }
   progress_.epoch += 1;
   progress_.batch = progress_.images = progress_.correct = 0;
   progress_.loss_sum = 0.0;
-  progress_.finished = progress_.epoch >= recipe_.train.epochs || stop_after_epoch_;
+  progress_.finished =
+      progress_.epoch >= recipe_.train.epochs || progress_.step >= total_steps() || stop_after_epoch_;
   if (is_best || progress_.finished || progress_.epoch % recipe_.train.checkpoint_every == 0) {
     const std::filesystem::path path = save();
     if (is_best) mark_best(path);
@@ -456,9 +488,12 @@ void Trainer::print_head() {
       arithmetic += fmt::format(" ({})", kernels::to_string(kernels::active_isa()));
     }
   }
-  bar_.print(fmt::format("{} on {}: {} training and {} test images, policy {}, {}, {} threads",
-                         recipe_.model.name, recipe_.data.name, train_data_->size(), test_data_->size(),
-                         describe_policy(recipe_.precision), arithmetic, at::get_num_threads()));
+  const std::string held_out =
+      validation_loader_ ? fmt::format(", {} validation", training_.validation->size()) : "";
+  bar_.print(fmt::format("{} on {}: {} training{} and {} test images, policy {}, {}, {} threads",
+                         recipe_.model.name, recipe_.data.name, train_data_->size(), held_out,
+                         test_data_->size(), describe_policy(recipe_.precision), arithmetic,
+                         at::get_num_threads()));
   bar_.print(fmt::format("run directory {}", run_.path().string()));
 }
 
@@ -478,8 +513,9 @@ TrainSummary Trainer::run() {
   summary.epochs = progress_.epoch;
   summary.steps = progress_.step;
   summary.train_loss = last_train_loss_;
-  summary.evaluation = last_evaluation_;
-  summary.final_evaluation = last_final_evaluation_;
+  summary.evaluation = last_evaluations_.test;
+  summary.final_evaluation = last_evaluations_.final;
+  summary.validation = last_evaluations_.validation;
   summary.best_accuracy = progress_.best_accuracy;
   summary.seconds = seconds_before_call_ + seconds_since(call_start_);
   summary.precision = session_->summary();
@@ -520,6 +556,9 @@ TrainSummary resume(const std::filesystem::path& directory, const TrainOptions& 
     require(*epochs > checkpoint.progress.epoch, "train",
             "{} has trained {} epochs; to go on, ask for more than that in all, not for {}",
             directory.string(), checkpoint.progress.epoch, *epochs);
+    require(recipe.train.steps == 0 || checkpoint.progress.step < recipe.train.steps, "train",
+            "{} has trained all of its train.steps = {}; more epochs would not add to them",
+            directory.string(), recipe.train.steps);
     recipe.train.epochs = *epochs;
     check_recipe(recipe);
     run.replace_recipe(recipe);

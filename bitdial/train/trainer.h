@@ -32,6 +32,7 @@ struct TrainSummary {
   double train_loss = 0.0;                     ///< mean over the images of the last whole epoch of this call
   std::optional<Evaluation> evaluation;        ///< the last on the test split
   std::optional<Evaluation> final_evaluation;  ///< the same in the policy's final precision, if it has one
+  std::optional<Evaluation> validation;  ///< the last on training images that are held out, if there are any
   double best_accuracy = 0.0;
   double seconds = 0.0;  ///< of training and evaluating, earlier calls included
   nn::PrecisionSummary precision;

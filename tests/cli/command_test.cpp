@@ -128,6 +128,8 @@ TEST_F(CommandTest, ListsModelsAndPolicies) {
   Result result = bitdial("models");
   EXPECT_EQ(result.code, 0);
   EXPECT_TRUE(contains(result.out, "1,814,073,344")) << result.out;  // ResNet-18 at 1000 classes
+  EXPECT_TRUE(contains(result.out, "layer table only")) << result.out;
+  EXPECT_TRUE(contains(bitdial("models pan-x4").out, "SCPA_trunk.15.conv3"));
   result = bitdial("models resnet20-cifar --classes 100");
   EXPECT_EQ(result.code, 0);
   EXPECT_TRUE(contains(result.out, "layer2.0.downsample.0")) << result.out;
@@ -189,6 +191,16 @@ TEST_F(CommandTest, GoesOnWithMoreEpochs) {
   EXPECT_TRUE(contains(result.out, "2 epochs, 12 steps")) << result.out;
   expect_one_line_error(bitdial("train --resume run --epochs 2"), 1);
   expect_one_line_error(bitdial("train --resume run --policy apt"), 2);
+}
+
+TEST_F(CommandTest, HoldsOutAFold) {
+  const Result result = bitdial("train tiny.toml --fold 2/4 --set data.validation=0 --out run");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.err, "72 training, 24 validation and 20 test images")) << result.err;
+  EXPECT_TRUE(contains(result.out, "on 24 images held out")) << result.out;
+  EXPECT_TRUE(contains(slurp(folder_ / "run/recipe.toml"), "fold = \"2/4\"")) << "a resumed run needs it";
+  expect_one_line_error(bitdial("train tiny.toml --fold 5/4"), 1);
+  expect_one_line_error(bitdial("train tiny.toml --set model.name=pan-x4"), 1);
 }
 
 TEST_F(CommandTest, TrainsEvaluatesAndExports) {

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -172,6 +173,7 @@ TEST_F(TrainerTest, ResumesBitIdenticallyWithStoredRangesAccumulationAndAdam) {
   recipe.optimizer.name = "adamw";
   recipe.optimizer.learning_rate = 0.002;
   recipe.schedule.name = "plateau";
+  recipe.data.fold = "2/5";
   expect_resume_is_exact(recipe, {5});
 }
 
@@ -321,6 +323,45 @@ TEST_F(TrainerTest, MoreEpochsStretchTheSchedule) {
   EXPECT_NEAR(rate(11), 0.05 * 0.5 * (1 + std::cos(M_PI * 11 / 12)), 1e-12);
   EXPECT_NEAR(rate(12), 0.05 * 0.5 * (1 + std::cos(M_PI * 12 / 24)), 1e-12);
   EXPECT_NEAR(rate(23), 0.05 * 0.5 * (1 + std::cos(M_PI * 23 / 24)), 1e-12);
+}
+
+TEST_F(TrainerTest, StepsEndARunWithinAnEpoch) {
+  Recipe recipe = tiny_recipe();
+  recipe.train.epochs = 3;
+  recipe.train.steps = 10;
+  recipe.schedule.per = "step";
+  const TrainSummary summary = train(recipe, run("a"), options_);
+  EXPECT_TRUE(summary.finished);
+  EXPECT_EQ(summary.steps, 10);
+  EXPECT_EQ(summary.epochs, 2) << "the second of three steps only";
+  ASSERT_TRUE(summary.evaluation);
+  // The cosine ends with the steps: the rate of the last one is that of step 9 of 10.
+  const auto last = read_lines(run("a") / "metrics.jsonl").back();
+  EXPECT_NEAR(last.at("lr").get<double>(), 0.05 * 0.5 * (1 + std::cos(M_PI * 9 / 10)), 1e-9);
+  EXPECT_THROW(resume(run("a"), options_, 5), Error) << "epochs do not add to the steps";
+  expect_resume_is_exact(recipe, {12});  // asked after each step and evaluated batch: after the last step
+}
+
+TEST_F(TrainerTest, ReportsAndWatchesTheImagesHeldOut) {
+  Recipe recipe = tiny_recipe();
+  recipe.data.validation = 0.2;
+  recipe.schedule.name = "plateau";
+  const TrainSummary summary = train(recipe, run("a"), options_);
+  EXPECT_EQ(summary.steps, 10) << "160 images in batches of 32, two epochs";
+  ASSERT_TRUE(summary.validation && summary.evaluation);
+  EXPECT_EQ(summary.validation->images, 40);
+  EXPECT_EQ(summary.evaluation->images, 50);
+  const auto last = read_lines(run("a") / "metrics.jsonl").back();
+  EXPECT_EQ(last.at("validation_loss"), summary.validation->loss);
+  EXPECT_EQ(last.at("validation_accuracy"), summary.validation->accuracy);
+  EXPECT_EQ(last.at("loss"), summary.evaluation->loss);
+  double best = std::numeric_limits<double>::infinity();
+  for (const auto& line : read_lines(run("a") / "metrics.jsonl")) {
+    EXPECT_EQ(line.contains("validation_loss"), line.at("kind") == "epoch");
+    if (line.contains("validation_loss")) best = std::min(best, line.at("validation_loss").get<double>());
+  }
+  EXPECT_EQ(read_checkpoint(find_checkpoint(run("a"), false)).schedule.at("plateau").at("best"), best)
+      << "the plateau schedule watches them, not the test images";
 }
 
 TEST_F(TrainerTest, FewerEpochsThanTrainedAreRefused) {

@@ -165,15 +165,37 @@ TEST(Recipe, WrongTypesAndValuesNameLineAndFind) {
 }
 
 TEST(Recipe, ChecksAcrossKeys) {
-  for (const char* bad :
-       {"[schedule]\nname = 'step'", "[schedule]\nname = 'step'\nmilestones = [3, 2]",
-        "[schedule]\nminimum = 1.0", "[schedule]\nwarmup = 10",
-        "[data]\nbatch_size = 2\n[train]\nmicro_batches = 3", "[optimizer]\nnesterov = true\nmomentum = 0",
-        "[optimizer]\nnesterov = true\ndampening = 0.1", "[augmentation]\ncrop_padding = 4",
-        "[augmentation]\nmean = [0.5]", "[augmentation]\nmean=[0,0]\nstd=[1,1]",
-        "[[precision.override]]\ntensors = ['grad']", "[precision]\npolicy = 'static:8'"}) {
+  for (const char* bad : {"[schedule]\nname = 'step'",
+                          "[schedule]\nname = 'step'\nmilestones = [3, 2]",
+                          "[schedule]\nminimum = 1.0",
+                          "[schedule]\nwarmup = 10",
+                          "[data]\nbatch_size = 2\n[train]\nmicro_batches = 3",
+                          "[optimizer]\nnesterov = true\nmomentum = 0",
+                          "[optimizer]\nnesterov = true\ndampening = 0.1",
+                          "[augmentation]\ncrop_padding = 4",
+                          "[augmentation]\nmean = [0.5]",
+                          "[augmentation]\nmean=[0,0]\nstd=[1,1]",
+                          "[data]\nfold = '0/5'",
+                          "[data]\nfold = '6/5'",
+                          "[data]\nfold = '1/1'",
+                          "[data]\nfold = '1'",
+                          "[data]\nfold = '1/5x'",
+                          "[data]\nfold = '1/5'\nvalidation = 0.1",
+                          "[data]\nvalidation = 1.0",
+                          "[model]\nauxiliary_heads = true",
+                          "[model]\ninitializer = 'tnvs'\ninitializer_scale = 0",
+                          "[[precision.override]]\ntensors = ['grad']",
+                          "[precision]\npolicy = 'static:8'"}) {
     EXPECT_NE(error_of(bad), "no error") << bad;
   }
+}
+
+TEST(Recipe, ReadsFolds) {
+  const Fold fold = parse_fold("3/10");
+  EXPECT_EQ(fold.number, 3);
+  EXPECT_EQ(fold.count, 10);
+  EXPECT_EQ(error_of("[data]\nfold = '11/10'"),
+            "[recipe] a fold is k/K with 1 <= k <= K and K >= 2, as \"3/10\", got \"11/10\"");
 }
 
 TEST(Recipe, SetOverridesOneKey) {
@@ -327,11 +349,13 @@ TEST(Recipe, ShippedRecipes) {
     EXPECT_NO_THROW(check_recipe(recipe));
     EXPECT_EQ(parse_recipe(to_toml(recipe)), recipe);
     names.push_back(entry.path().stem().string());
-    // DATA-NETWORK.toml says what it holds.
+    // DATA-NETWORK.toml or DATA-NETWORK-SYSTEM.toml says what it holds.
     const std::string data = recipe.data.name == "image-folder" ? "imagenet" : recipe.data.name;
     EXPECT_TRUE(names.back().starts_with(data + "-")) << recipe.data.name;
     const std::string network = names.back().substr(data.size() + 1);
-    EXPECT_TRUE(recipe.model.name.starts_with(network)) << recipe.model.name;
+    const std::string without_system = network.substr(0, network.rfind('-'));
+    EXPECT_TRUE(recipe.model.name.starts_with(network) || recipe.model.name.starts_with(without_system))
+        << recipe.model.name;
   }
   std::sort(names.begin(), names.end());
   const std::vector<std::string> expected{"cifar10-alexnet",   "cifar10-resnet18",  "cifar10-resnet20",
