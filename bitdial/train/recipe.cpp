@@ -304,6 +304,9 @@ toml::table parse_value(const std::string& key, const std::string& text) {
   return table;
 }
 
+// What the recipe's policy is compared with: nothing of the network may stay quantised.
+bool is_baseline(const std::string& policy) { return policy == "float32" || policy == "bf16"; }
+
 void check_policy_change(Recipe& recipe, const std::string& key, const toml::table& value) {
   PrecisionRecipe& precision = recipe.precision;
   const bool is_gradient = key == "precision.gradient_policy";
@@ -312,6 +315,14 @@ void check_policy_change(Recipe& recipe, const std::string& key, const toml::tab
   const std::string& old = is_gradient ? precision.gradient_policy : precision.policy;
   if (!spec || spec->substr(0, spec->find(':')) == old.substr(0, old.find(':'))) return;
   (is_gradient ? precision.gradient_options : precision.options) = nlohmann::json::object();
+  if (!is_gradient && is_baseline(*spec)) {
+    const PrecisionRecipe defaults;
+    precision.gradient_policy = defaults.gradient_policy;
+    precision.gradient_options = defaults.gradient_options;
+    precision.first_layer = defaults.first_layer;
+    precision.last_layer = defaults.last_layer;
+    precision.overrides.clear();
+  }
 }
 
 void check_statistics(const AugmentationRecipe& augmentation) {

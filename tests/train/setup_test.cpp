@@ -112,5 +112,22 @@ TEST(ModelOptions, TakeTheInitialiserOfThePolicyUnlessTheRecipeNamesOne) {
   EXPECT_EQ(options(*other).initializer, Initializer::kTruncatedNormal);
 }
 
+// Every recipe that ships with the program names a network of the zoo, and its float32 baseline is one
+// command away: the same recipe without anything quantised.
+TEST(ShippedRecipes, NameNetworksAndHaveABaseline) {
+  for (const auto& entry : std::filesystem::directory_iterator(BITDIAL_SOURCE_DIR "/recipes")) {
+    if (entry.path().extension() != ".toml") continue;
+    SCOPED_TRACE(entry.path().string());
+    const Recipe recipe = load_recipe(entry.path());
+    EXPECT_NE(std::ranges::find(models::names(), recipe.model.name), models::names().end());
+    Recipe baseline = recipe;
+    set_recipe_value(baseline, "precision.policy=float32");
+    EXPECT_NO_THROW(check_recipe(baseline));
+    EXPECT_FALSE(make_policy(baseline.precision)->quantizes());
+    baseline.precision = recipe.precision;
+    EXPECT_EQ(baseline, recipe);
+  }
+}
+
 }  // namespace
 }  // namespace bitdial::train

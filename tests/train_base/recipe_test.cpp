@@ -255,6 +255,13 @@ TEST(Recipe, ForwardAndGradientPolicies) {
   EXPECT_TRUE(format(2, TensorRole::kGradBprop).is_float()) << "cpt leaves linear layers in float32";
   EXPECT_EQ(format(3, TensorRole::kGradBprop).word_length, 8);
 
+  Recipe baseline = recipe;
+  set_recipe_value(baseline, "precision.override=[{match='conv2', weight=4}]");
+  set_recipe_value(baseline, "precision.policy=float32");
+  EXPECT_FALSE(make_policy(baseline.precision)->quantizes()) << "nothing of the policy stays";
+  set_recipe_value(baseline, "precision.gradient_policy=apt");
+  EXPECT_TRUE(make_policy(baseline.precision)->quantizes()) << "what is asked for after it counts";
+
   set_recipe_value(recipe, "precision.gradient_policy=static:8/8/16");
   EXPECT_TRUE(recipe.precision.gradient_options.empty()) << "another policy starts without the old options";
   set_recipe_value(recipe, "precision.gradient_policy=");
@@ -342,6 +349,7 @@ TEST(Recipe, UnreadableFiles) {
 // Every recipe that ships with the program.
 TEST(Recipe, ShippedRecipes) {
   std::vector<std::string> names;
+  const std::string documentation = read_text(BITDIAL_SOURCE_DIR "/docs/recipes.md");
   for (const auto& entry : std::filesystem::directory_iterator(BITDIAL_SOURCE_DIR "/recipes")) {
     if (entry.path().extension() != ".toml") continue;
     SCOPED_TRACE(entry.path().string());
@@ -349,6 +357,7 @@ TEST(Recipe, ShippedRecipes) {
     EXPECT_NO_THROW(check_recipe(recipe));
     EXPECT_EQ(parse_recipe(to_toml(recipe)), recipe);
     names.push_back(entry.path().stem().string());
+    EXPECT_NE(documentation.find("`" + names.back() + ".toml`"), std::string::npos);
     // DATA-NETWORK.toml or DATA-NETWORK-SYSTEM.toml says what it holds.
     const std::string data = recipe.data.name == "image-folder" ? "imagenet" : recipe.data.name;
     EXPECT_TRUE(names.back().starts_with(data + "-")) << recipe.data.name;
