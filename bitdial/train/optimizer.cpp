@@ -50,7 +50,20 @@ Optimizer::Optimizer(const OptimizerRecipe& recipe, torch::nn::Module& module) :
 }
 
 void Optimizer::update_in_backward(double learning_rate) {
-  if (is_sgd()) early_rate_ = learning_rate;
+  if (is_sgd() && recipe_.l1 == 0.0) early_rate_ = learning_rate;
+}
+
+void Optimizer::end_weight_decay() {
+  for (Group& group : groups_) group.weight_decay = 0.0;
+}
+
+void Optimizer::add_l1() {
+  for (Group& group : groups_) {
+    for (Parameter& parameter : group.parameters) {
+      if (parameter.tensor.grad().defined())
+        parameter.tensor.mutable_grad().add_(parameter.tensor.detach().sign(), recipe_.l1);
+    }
+  }
 }
 
 std::optional<kernels::SgdUpdate> Optimizer::begin(const torch::Tensor& weight) {
@@ -91,6 +104,7 @@ void Optimizer::step(double learning_rate) {
   const PhaseScope phase(Phase::kOptimizer);
   torch::NoGradGuard no_grad;
   early_rate_.reset();
+  if (recipe_.l1 > 0.0) add_l1();
   for (Group& group : groups_) {
     // The first momentum is the gradient itself, so parameters at their first update go apart.
     std::vector<Parameter*> fresh;

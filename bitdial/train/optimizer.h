@@ -27,6 +27,8 @@ class Optimizer : public nn::WeightUpdater {
   /// Updates every parameter that has a gradient.
   void step(double learning_rate);
   void zero_grad();
+  /// From now on nothing decays.
+  void end_weight_decay();
 
   /// Global 2-norm of the gradients, in float64 over the norms of the parameters; NaN if one that was used up
   /// in backward was not finite.
@@ -60,6 +62,7 @@ class Optimizer : public nn::WeightUpdater {
                   bool first);
   void update_adam(const Group& group, const std::vector<Parameter*>& parameters, double learning_rate);
   void start_state(Parameter& parameter) const;
+  void add_l1();
   bool is_sgd() const { return recipe_.name == "sgd"; }
 
   struct Place {

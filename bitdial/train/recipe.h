@@ -81,6 +81,8 @@ struct OptimizerRecipe {
   double learning_rate = 0.1;
   double weight_decay = 1e-4;
   bool decay_norm_and_bias = true;  ///< false: normalisation parameters and biases are not decayed
+  int64_t decay_epochs = 0;         ///< no weight decay from this epoch on; 0: always
+  double l1 = 0.0;                  ///< of every parameter: l1 * sign(w) joins its gradient
   double momentum = 0.9;            ///< sgd
   double dampening = 0.0;           ///< sgd
   bool nesterov = false;            ///< sgd

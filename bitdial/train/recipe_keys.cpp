@@ -107,6 +107,9 @@ void visit(OptimizerRecipe& optimizer, KeyVisitor& visitor) {
               "L2 penalty (sgd, adam) or decoupled decay (adamw)");
   visitor.key("decay_norm_and_bias", optimizer.decay_norm_and_bias,
               "false: parameters of normalisation and biases are not decayed");
+  visitor.key("decay_epochs", optimizer.decay_epochs, at_least(0),
+              "the weight decay ends after so many epochs; 0: it does not");
+  visitor.key("l1", optimizer.l1, at_least(0), "L1 penalty of every parameter, in any update rule");
   visitor.key("momentum", optimizer.momentum, between(0, 1), "sgd: share of the last update that is kept");
   visitor.key("dampening", optimizer.dampening, between(0, 1),
               "sgd: share of the gradient that does not enter the momentum");

@@ -264,6 +264,8 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
     const double learning_rate = policy_learning_rate_.value_or(schedule_.learning_rate(info.step));
     // Clipping and accumulation want all gradients first.
     const bool is_direct = recipe_.train.clip_norm <= 0.0 && recipe_.train.micro_batches == 1;
+    const int64_t decay_epochs = recipe_.optimizer.decay_epochs;
+    if (decay_epochs > 0 && info.epoch >= decay_epochs) optimizer_->end_weight_decay();
     if (is_direct) optimizer_->update_in_backward(learning_rate);
     StepOutcome outcome = accumulate_gradients(tensors_of(batch, train_data_->shape()), info);
     check_gradients(info);

@@ -104,6 +104,35 @@ TEST(Optimizer, AdamWIsTorchs) {
   });
 }
 
+// Three steps of torch's SGD on the loss plus its L1 penalty, two of them with weight decay.
+TEST(Optimizer, AddsL1AndEndsTheWeightDecay) {
+  OptimizerRecipe recipe;
+  recipe.learning_rate = 0.01;
+  recipe.weight_decay = 0.1;
+  recipe.l1 = 0.05;
+  Net ours = make_net();
+  Net theirs = make_net();
+  Optimizer optimizer(recipe, *ours);
+  torch::optim::SGD reference(theirs->parameters(),
+                              torch::optim::SGDOptions(0.01).momentum(0.9).weight_decay(0.1));
+  for (int step = 0; step < 3; ++step) {
+    optimizer.zero_grad();
+    reference.zero_grad();
+    backward(ours, step);
+    backward(theirs, step);
+    torch::Tensor penalty = torch::zeros({});
+    for (const torch::Tensor& parameter : theirs->parameters()) penalty = penalty + parameter.abs().sum();
+    (0.05 * penalty).backward();
+    if (step == 2) {
+      optimizer.end_weight_decay();
+      static_cast<torch::optim::SGDOptions&>(reference.param_groups()[0].options()).weight_decay(0.0);
+    }
+    optimizer.step(recipe.learning_rate);
+    reference.step();
+  }
+  expect_close(ours, theirs);
+}
+
 TEST(Optimizer, SparesNormsAndBiasesFromDecayOnRequest) {
   OptimizerRecipe recipe;
   recipe.momentum = 0.0;

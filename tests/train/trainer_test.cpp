@@ -342,6 +342,26 @@ TEST_F(TrainerTest, StepsEndARunWithinAnEpoch) {
   expect_resume_is_exact(recipe, {12});  // asked after each step and evaluated batch: after the last step
 }
 
+TEST_F(TrainerTest, TheWeightDecayEndsWithItsEpochs) {
+  Recipe recipe = tiny_recipe();
+  recipe.optimizer.weight_decay = 0.5;
+  const auto loss_after = [&](int64_t decay_epochs, const char* name) {
+    recipe.optimizer.decay_epochs = decay_epochs;
+    train(recipe, run(name), options_);
+    std::vector<double> losses;
+    for (const auto& line : read_lines(run(name) / "metrics.jsonl")) {
+      if (line.at("kind") == "epoch") losses.push_back(line.at("loss").get<double>());
+    }
+    return losses;
+  };
+  const auto always = loss_after(0, "always"), ended = loss_after(1, "ended");
+  EXPECT_EQ(always.at(0), ended.at(0));
+  EXPECT_NE(always.at(1), ended.at(1));
+  EXPECT_EQ(loss_after(2, "late"), always) << "the run ends before";
+  recipe.optimizer.decay_epochs = 1;
+  expect_resume_is_exact(recipe, {9});
+}
+
 TEST_F(TrainerTest, ReportsAndWatchesTheImagesHeldOut) {
   Recipe recipe = tiny_recipe();
   recipe.data.validation = 0.2;
