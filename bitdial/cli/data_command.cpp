@@ -128,6 +128,7 @@ const data::DatasetSource& source_of(const std::string& name) {
   require(data::needs_directory(name), "data", "\"{}\" is generated, there is nothing to download", name);
   require(name != "image-folder", "data",
           "\"image-folder\" reads your own images, there is nothing to download");
+  require(name != "emnist", "data", "NIST offers \"emnist\" as an archive to be fetched by hand (gzip.zip)");
   std::vector<std::string> known;
   for (const auto& source : data::dataset_sources()) known.push_back(source.name);
   require(std::find(known.begin(), known.end(), name) != known.end(), "data", "unknown data set \"{}\"{}",
@@ -138,6 +139,7 @@ const data::DatasetSource& source_of(const std::string& name) {
 std::string origin(const std::string& name) {
   if (name == "shapes") return "generated";
   if (name == "image-folder") return "your own images";
+  if (name == "emnist") return "NIST, by hand";
   for (const auto& file : data::dataset_source(name).files) {
     if (!file.urls.empty()) return file.urls.front().substr(0, file.urls.front().rfind('/'));
   }
@@ -147,6 +149,7 @@ std::string origin(const std::string& name) {
 std::string description(const std::string& name) {
   if (name == "shapes") return "Outlines in clutter: colour images of 32x32, 10 classes";
   if (name == "image-folder") return "PNG and JPEG files in one folder per class";
+  if (name == "emnist") return "EMNIST, balanced: 112 800 + 18 800 grey images of 28x28, 47 classes";
   return data::dataset_source(name).description;
 }
 

@@ -48,6 +48,10 @@ constexpr std::array kEntries{
           [](const fs::path& dir, Split split, const DatasetOptions& o) -> std::shared_ptr<const Dataset> {
             return resized(open_fashion_mnist(dir, split), image_size(o, kSmallImage));
           }},
+    Entry{"emnist", true,
+          [](const fs::path& dir, Split split, const DatasetOptions& o) -> std::shared_ptr<const Dataset> {
+            return resized(open_emnist(dir, split), image_size(o, kSmallImage));
+          }},
     Entry{"image-folder", true,
           [](const fs::path& dir, Split split, const DatasetOptions& o) -> std::shared_ptr<const Dataset> {
             return open_image_folder(dir, split, image_size(o, kFolderImage));

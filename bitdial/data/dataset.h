@@ -64,7 +64,7 @@ struct DatasetOptions {
   uint64_t seed = 0;         ///< shapes: the seed of its generator, not of training
 };
 
-/// The names that open_dataset knows: cifar10, cifar100, mnist, fashion-mnist, image-folder, shapes.
+/// The names that open_dataset knows: cifar10, cifar100, mnist, fashion-mnist, emnist, image-folder, shapes.
 const std::vector<std::string>& dataset_names();
 
 /// Whether `name` is read from files; the others (shapes) are generated and ignore `dir`.

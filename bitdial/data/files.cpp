@@ -39,7 +39,7 @@ std::vector<std::string> read_lines(const fs::path& file) {
 }
 
 fs::path find_folder(const char* dataset, const fs::path& dir, std::initializer_list<const char*> candidates,
-                     std::initializer_list<const char*> markers) {
+                     std::initializer_list<const char*> markers, const std::string& advice) {
   std::error_code error;
   std::string looked;
   for (const char* candidate : candidates) {
@@ -49,8 +49,10 @@ fs::path find_folder(const char* dataset, const fs::path& dir, std::initializer_
     }
     looked += (looked.empty() ? "" : ", ") + (folder / *markers.begin()).string();
   }
-  fail(dataset, "{}: no such data set here; looked for {} (get it with `bitdial data get {} --dir {}`)",
-       dir.string(), looked, dataset, dir.string());
+  const std::string help =
+      advice.empty() ? fmt::format("get it with `bitdial data get {} --dir {}`", dataset, dir.string())
+                     : advice;
+  fail(dataset, "{}: no such data set here; looked for {} ({})", dir.string(), looked, help);
 }
 
 }  // namespace bitdial::data

@@ -160,4 +160,19 @@ std::shared_ptr<const MemoryDataset> open_fashion_mnist(const fs::path& dir, Spl
                     "bag", "ankle boot"});
 }
 
+std::shared_ptr<const MemoryDataset> open_emnist(const fs::path& dir, Split split) {
+  const fs::path folder =
+      find_folder("emnist", dir, {"", "gzip", "emnist", "EMNIST/raw"},
+                  {"emnist-balanced-train-images-idx3-ubyte", "emnist-balanced-train-images-idx3-ubyte.gz"},
+                  "NIST offers it as one archive, \"gzip.zip\": unpack it there");
+  const std::string prefix = split == Split::kTrain ? "emnist-balanced-train" : "emnist-balanced-test";
+  // Small letters that look like their capitals are one class with them (Cohen et al. 2017).
+  std::vector<std::string> names;
+  for (const char c : std::string_view("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")) {
+    names.emplace_back(1, c);
+  }
+  return read_idx("emnist", plain_or_gzip(folder / (prefix + "-images-idx3-ubyte")),
+                  plain_or_gzip(folder / (prefix + "-labels-idx1-ubyte")), std::move(names));
+}
+
 }  // namespace bitdial::data

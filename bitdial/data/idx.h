@@ -21,4 +21,9 @@ std::shared_ptr<const MemoryDataset> open_mnist(const std::filesystem::path& dir
 /// The same in `dir`, `dir`/fashion-mnist or `dir`/FashionMNIST/raw.
 std::shared_ptr<const MemoryDataset> open_fashion_mnist(const std::filesystem::path& dir, Split split);
 
+/// EMNIST's balanced split, 47 classes: emnist-balanced-{train,test}-{images-idx3,labels-idx1}-ubyte[.gz] in
+/// `dir`, `dir`/gzip (as in NIST's archive), `dir`/emnist or `dir`/EMNIST/raw. Rows and columns stay swapped
+/// as in the files.
+std::shared_ptr<const MemoryDataset> open_emnist(const std::filesystem::path& dir, Split split);
+
 }  // namespace bitdial::data

@@ -16,7 +16,7 @@ Limits between(double minimum, double maximum) { return {.minimum = minimum, .ma
 void visit(DataRecipe& data, KeyVisitor& visitor) {
   visitor.section("data", "what is learnt from");
   visitor.key("name", data.name,
-              Words{"shapes", "cifar10", "cifar100", "mnist", "fashion-mnist", "image-folder"},
+              Words{"shapes", "cifar10", "cifar100", "mnist", "fashion-mnist", "emnist", "image-folder"},
               "data set; `shapes` is generated, the others are read from `directory`");
   visitor.key("directory", data.directory, Words{}, "folder of the data set's files, or the one above it");
   visitor.key("batch_size", data.batch_size, at_least(1),

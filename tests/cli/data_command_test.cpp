@@ -50,7 +50,8 @@ data::DatasetSource one_file(const data::HttpServer& server, const std::string& 
 
 TEST(DataCommand, ListsEveryDataSet) {
   const std::string text = run({"data", "list"});
-  for (const char* name : {"cifar10", "cifar100", "mnist", "fashion-mnist", "image-folder", "shapes"}) {
+  for (const char* name :
+       {"cifar10", "cifar100", "mnist", "fashion-mnist", "emnist", "image-folder", "shapes"}) {
     expect_contains(text, name);
   }
   expect_contains(text, "https://www.cs.toronto.edu/~kriz");
@@ -73,6 +74,7 @@ TEST(DataCommand, GetNamesWhatCannotBeDownloaded) {
   expect_error([] { run({"data", "get", "cifar1"}); }, "unknown data set \"cifar1\"", "cifar10");
   expect_error([] { run({"data", "get", "shapes"}); }, "is generated");
   expect_error([] { run({"data", "get", "image-folder"}); }, "your own images");
+  expect_error([] { run({"data", "get", "emnist"}); }, "by hand");
   EXPECT_THROW(run({"data", "get"}), CLI::ParseError);
   EXPECT_THROW(run({"data"}), CLI::ParseError);
 }

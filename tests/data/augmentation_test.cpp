@@ -54,7 +54,7 @@ TEST(Augmentation, DefaultsAreThePublishedRecipes) {
     EXPECT_EQ(test.crop_padding, 0);
     EXPECT_FALSE(test.horizontal_flip);
   }
-  for (const char* name : {"mnist", "fashion-mnist"}) {
+  for (const char* name : {"mnist", "fashion-mnist", "emnist"}) {
     const Augmentation train = default_augmentation(name, Split::kTrain);
     EXPECT_EQ(train.crop_padding, 0);
     EXPECT_FALSE(train.horizontal_flip);

@@ -138,5 +138,22 @@ TEST_F(Idx, OpensBothLayoutsAndResizes) {
                "bitdial data get fashion-mnist");
 }
 
+TEST_F(Idx, OpensTheBalancedSplitOfEmnist) {
+  expect_error([&] { open_dataset("emnist", dir_.path(), Split::kTrain); }, "[emnist]", "gzip.zip");
+  const std::filesystem::path folder = dir_ / "gzip";
+  std::filesystem::create_directories(folder);
+  write_gzip(folder / "emnist-balanced-train-images-idx3-ubyte.gz", idx_images(94, 28, 28));
+  write_gzip(folder / "emnist-balanced-train-labels-idx1-ubyte.gz", idx_labels(94, 47));
+  const auto train = open_dataset("emnist", dir_.path(), Split::kTrain);
+  EXPECT_EQ(train->shape(), (ImageShape{1, 32, 32}));
+  EXPECT_EQ(train->classes(), 47);
+  EXPECT_EQ(train->label(93), 46);
+  EXPECT_EQ(train->class_names()[10], "A");
+  EXPECT_EQ(train->class_names()[36], "a");
+  EXPECT_EQ(train->class_names()[46], "t");
+  expect_error([&] { open_dataset("emnist", dir_.path(), Split::kTest); },
+               "emnist-balanced-test-images-idx3-ubyte", "cannot open");
+}
+
 }  // namespace
 }  // namespace bitdial::data

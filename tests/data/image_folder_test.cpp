@@ -150,7 +150,7 @@ TEST(Datasets, UnknownNamesAreErrors) {
   expect_error([] { open_dataset("shapes", "", Split::kTrain, {.image_size = 9999}); }, "9999");
   EXPECT_FALSE(needs_directory("shapes"));
   EXPECT_TRUE(needs_directory("mnist"));
-  EXPECT_EQ(dataset_names().size(), 6U);
+  EXPECT_EQ(dataset_names().size(), 7U);
 }
 
 }  // namespace
