@@ -60,6 +60,8 @@ void add_commands(CLI::App& app) {
   add_bench_kernel(*bench);
   add_bench_step(*bench);
   add_plan_command(app);
+  add_cost_command(app);
+  add_reproduce_command(app);
   add_policies_command(app);
   add_models_command(app);
   add_data_command(app);

@@ -17,6 +17,8 @@ void add_export_command(CLI::App& app);
 void add_demo_command(CLI::App& app);
 void add_policies_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
+void add_cost_command(CLI::App& app);
+void add_reproduce_command(CLI::App& app);
 void add_models_command(CLI::App& app);
 void add_info_command(CLI::App& app);
 

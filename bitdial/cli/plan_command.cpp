@@ -2,14 +2,13 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "bitdial/cli/command.h"
+#include "bitdial/cli/json_file.h"
 #include "bitdial/cli/measure_bar.h"
 #include "bitdial/cli/table.h"
-#include "bitdial/core/error.h"
 #include "bitdial/train/plan.h"
 #include "bitdial/train/setup.h"
 
@@ -37,7 +36,7 @@ void print_layers(const train::StepPlan& plan) {
     for (size_t i = 0; i < layer.gemms.size(); ++i) {
       const train::GemmPlan& gemm = layer.gemms[i];
       const bool is_first = i == 0;
-      std::vector<std::string> row{is_first ? layer.name : "", std::string(train::name_of(gemm.gemm)),
+      std::vector<std::string> row{is_first ? layer.name : "", std::string(to_string(gemm.gemm)),
                                    is_first ? grouped(layer.macs) : "",
                                    is_first ? grouped((layer.bytes + 500) / 1000) : ""};
       for (const double seconds : gemm.seconds) row.push_back(milliseconds(seconds));
@@ -58,13 +57,6 @@ void print_totals(const train::StepPlan& plan) {
   table.add({"normalisation, activations, optimiser (by memory traffic)", milliseconds(plan.other_seconds)});
   table.add({"training step", milliseconds(plan.step_seconds())});
   fmt::print("{}", table.text());
-}
-
-void write_json(const std::string& file, const nlohmann::ordered_json& json) {
-  std::ofstream stream(file);
-  stream << json.dump(2) << '\n';
-  stream.close();
-  require(stream.good(), "plan", "cannot write {}", file);
 }
 
 void run_plan(const PlanArguments& arguments) {
@@ -92,7 +84,7 @@ void run_plan(const PlanArguments& arguments) {
         plan.uncertain);
   }
   if (!arguments.json_file.empty()) {
-    write_json(arguments.json_file, to_json(plan, arguments.model, arguments.batch, machine));
+    write_json_file(arguments.json_file, to_json(plan, arguments.model, arguments.batch, machine), "plan");
   }
 }
 

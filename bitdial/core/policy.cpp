@@ -35,6 +35,10 @@ std::vector<Gemm> readers(TensorRole role, bool is_first_layer) {
   fail("policy", "unknown tensor role {}", static_cast<int>(role));
 }
 
+std::string_view to_string(Gemm gemm) {
+  return gemm == Gemm::kFprop ? "FPROP" : gemm == Gemm::kBprop ? "BPROP" : "WTGRAD";
+}
+
 std::string_view to_string(GemmArithmetic arithmetic) {
   switch (arithmetic) {
     case GemmArithmetic::kInt8:

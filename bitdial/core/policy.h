@@ -48,6 +48,7 @@ struct TensorId {
 /// The products of a layer's training step.
 enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
 inline constexpr int kGemms = 3;
+std::string_view to_string(Gemm gemm);  ///< "FPROP", "BPROP", "WTGRAD"
 
 /// The GEMMs that read an operand; the first layer has no BPROP.
 std::vector<Gemm> readers(TensorRole role, bool is_first_layer);

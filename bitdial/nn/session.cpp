@@ -20,21 +20,11 @@ constexpr std::array<TensorRole, kTensorRoles> kRoles = {TensorRole::kWeight, Te
                                                          TensorRole::kInputWtgrad, TensorRole::kGradBprop,
                                                          TensorRole::kGradWtgrad};
 
-std::string arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
-  if (gemm.is_bfloat16) return "bfloat16";
-  const bool is_float = gemm.bits_a >= 32 && gemm.bits_b >= 32;
-  if (arithmetic == Arithmetic::kSimulated && !is_float) return "simulated";
-  if (!gemm.is_integer) return "float32";
-  const int low = std::min(gemm.bits_a, gemm.bits_b) <= 8 ? 8 : 16;
-  const int high = std::max(gemm.bits_a, gemm.bits_b) <= 8 ? 8 : 16;
-  return low == high ? fmt::format("int{}", low) : fmt::format("int{}xint{}", low, high);
-}
-
 std::string arithmetic_of(const LayerBinding& layer, TensorRole role, Arithmetic arithmetic) {
   std::string names;
   for (const Gemm gemm : readers(role, false)) {
     if (!layer.gemm(gemm).is_known) continue;
-    const std::string name = arithmetic_name(layer.gemm(gemm), arithmetic);
+    const std::string name(arithmetic_name(layer.gemm(gemm), arithmetic));
     if (names.empty()) {
       names = name;
     } else if (names != name) {
@@ -326,6 +316,8 @@ const std::vector<LayerInfo>& Session::layers() const { return core_->layers(); 
 void Session::begin_step(const StepInfo& step) { core_->begin_step(step); }
 void Session::end_step(const StepInfo& step, const StepReport& report) { core_->end_step(step, report); }
 PrecisionSummary Session::summary() const { return core_->summary(); }
+std::vector<LayerBits> Session::layer_bits() const { return core_->layer_bits(); }
+std::vector<LayerArithmetic> Session::gemm_arithmetic() const { return core_->gemm_arithmetic(); }
 nlohmann::json Session::state() const { return core_->state(); }
 void Session::load_state(const nlohmann::json& state) { core_->load_state(state); }
 void Session::set_weight_updater(WeightUpdater* updater) { core_->set_weight_updater(updater); }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bitdial/core/layer_bits.h"
 #include "bitdial/core/policy.h"
 #include "bitdial/ops/arithmetic.h"
 
@@ -69,6 +70,10 @@ struct PrecisionSummary {
   double float_layers = 1.0;
 };
 
+/// The arithmetic that a layer's GEMMs last ran in, by Gemm: "int8", "int16", "int8xint16", "bfloat16",
+/// "float32", "simulated" (float arithmetic on quantised values); empty for one that did not run.
+using LayerArithmetic = std::array<std::string_view, kGemms>;
+
 class SessionCore;
 class WeightUpdater;
 
@@ -106,6 +111,11 @@ class Session {
   void end_step(const StepInfo& step, const StepReport& report);
 
   PrecisionSummary summary() const;
+  /// The word lengths of every layer's operands as last planned in training, in the order of layers(); an
+  /// operand that was not asked for yet has 32 bits, or those of the other copy of the same tensor.
+  std::vector<LayerBits> layer_bits() const;
+  /// In the order of layers().
+  std::vector<LayerArithmetic> gemm_arithmetic() const;
 
   /// Policy state, stored scales and running ranges: load_state(state()) makes evaluation and further
   /// training exact.

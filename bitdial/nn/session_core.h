@@ -55,6 +55,10 @@ struct GemmRecord {
   bool is_bfloat16 = false;  ///< ran in bfloat16
 };
 
+/// "int8", "int16", "int8xint16", "bfloat16", "float32", or "simulated" for float arithmetic on the values of
+/// quantised operands.
+std::string_view arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic);
+
 class SessionCore : public std::enable_shared_from_this<SessionCore> {
  public:
   SessionCore(std::shared_ptr<Policy> policy, SessionOptions options);
@@ -71,6 +75,8 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   void begin_step(const StepInfo& step);
   void end_step(const StepInfo& step, const StepReport& report);
   PrecisionSummary summary() const;
+  std::vector<LayerBits> layer_bits() const;
+  std::vector<LayerArithmetic> gemm_arithmetic() const;
   nlohmann::json state() const;
   void load_state(const nlohmann::json& state);
 

@@ -11,7 +11,6 @@ namespace {
 // Kernels are timed alone, with their results where the last ones were. In a step LibTorch allocates anew.
 constexpr double kMargin = 0.9;
 constexpr std::array<Gemm, kGemms> kAllGemms{Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad};
-constexpr std::array<const char*, kGemms> kGemmNames{"FPROP", "BPROP", "WTGRAD"};
 
 size_t index(Gemm gemm) { return static_cast<size_t>(gemm); }
 bool is_integer(GemmArithmetic arithmetic) { return arithmetic < GemmArithmetic::kBFloat16; }
@@ -212,7 +211,7 @@ nlohmann::json AutoPolicy::times_of(TensorId id) const {
   if (!timings_) return times;
   const ChoiceOptions options{.bfloat16 = allow_bfloat16_};
   for (const Gemm gemm : readers(id.role, layers_[static_cast<size_t>(id.layer)].is_first)) {
-    nlohmann::json& one = times[kGemmNames[index(gemm)]];
+    nlohmann::json& one = times[std::string(to_string(gemm))];
     for (const GemmArithmetic arithmetic : candidates(gemm, widths(id.layer), options)) {
       one[std::string(to_string(arithmetic))] = 1e3 * timings_->gemm(id.layer, gemm, arithmetic);
     }

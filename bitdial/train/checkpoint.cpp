@@ -61,6 +61,7 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
                       {"progress", to_json(checkpoint.progress)},
                       {"schedule", checkpoint.schedule},
                       {"session", checkpoint.session},
+                      {"cost", checkpoint.cost},
                       {"logs", checkpoint.logs},
                       {"policy_learning_rate", nullptr}};
   if (checkpoint.policy_learning_rate) json["policy_learning_rate"] = *checkpoint.policy_learning_rate;
@@ -89,6 +90,7 @@ Checkpoint read_checkpoint(const std::filesystem::path& path) {
     checkpoint.progress = progress_from(json.at("progress"));
     checkpoint.schedule = json.at("schedule");
     checkpoint.session = json.at("session");
+    checkpoint.cost = json.value("cost", nlohmann::json());
     checkpoint.logs = json.at("logs");
     const auto& rate = json.at("policy_learning_rate");
     if (!rate.is_null()) checkpoint.policy_learning_rate = rate.get<double>();

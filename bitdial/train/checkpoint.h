@@ -41,6 +41,7 @@ struct Checkpoint {
   Progress progress;
   nlohmann::json schedule;
   nlohmann::json session;                      ///< policy state, scales, running ranges
+  nlohmann::json cost;                         ///< sums of the analytic cost, GEMMs; null: not counted
   nlohmann::json logs;                         ///< how long the run's logs were (RunDirectory::sync)
   std::optional<double> policy_learning_rate;  ///< a policy took the learning rate over
   std::vector<StoredTensor> tensors;

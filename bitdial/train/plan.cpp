@@ -88,10 +88,6 @@ LayerPlan plan_layer(const models::LayerRow& row, int index, const kernels::Conv
 
 }  // namespace
 
-std::string_view name_of(Gemm gemm) {
-  return gemm == Gemm::kFprop ? "FPROP" : gemm == Gemm::kBprop ? "BPROP" : "WTGRAD";
-}
-
 StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::KernelTable& table,
                    const MeasureProgress& progress) {
   std::vector<const models::LayerRow*> layers;
@@ -128,7 +124,7 @@ nlohmann::ordered_json to_json(const StepPlan& plan, const std::string& model, i
       nlohmann::ordered_json ms;
       for (size_t i = 0; i < kPlanned.size(); ++i)
         ms[std::string(to_string(kPlanned[i]))] = 1e3 * one.seconds[i];
-      gemms.push_back({{"gemm", name_of(one.gemm)}, {"ms", ms}, {"choice", to_string(one.choice)}});
+      gemms.push_back({{"gemm", to_string(one.gemm)}, {"ms", ms}, {"choice", to_string(one.choice)}});
     }
     layers.push_back({{"name", layer.name},
                       {"kind", layer.kind},

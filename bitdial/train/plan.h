@@ -52,6 +52,4 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
 nlohmann::ordered_json to_json(const StepPlan& plan, const std::string& model, int64_t batch,
                                const cost::Machine& machine);
 
-std::string_view name_of(Gemm gemm);  ///< "FPROP", "BPROP", "WTGRAD"
-
 }  // namespace bitdial::train

@@ -65,6 +65,17 @@ nlohmann::ordered_json to_json_line(const MetricsLine& line) {
   json["bits_w"] = finite_or_null(line.bits_w);
   json["bits_a"] = finite_or_null(line.bits_a);
   json["bits_dy"] = finite_or_null(line.bits_dy);
+  json["bits_w_by_macs"] = finite_or_null(line.bits_w_by_macs);
+  json["bits_a_by_macs"] = finite_or_null(line.bits_a_by_macs);
+  json["bits_dy_by_macs"] = finite_or_null(line.bits_dy_by_macs);
+  json["gbitops"] = finite_or_null(line.gbitops);
+  json["ratio_fw8bw8"] = finite_or_null(line.ratio_fw8bw8);
+  json["ratio_float32"] = finite_or_null(line.ratio_float32);
+  json["gbitops_actual"] = finite_or_null(line.gbitops_actual);
+  json["ratio_float32_actual"] = finite_or_null(line.ratio_float32_actual);
+  json["size_ratio"] = finite_or_null(line.size_ratio);
+  json["memory_ratio"] = finite_or_null(line.memory_ratio);
+  if (!line.macs_percent.empty()) json["macs_percent"] = line.macs_percent;
   return json;
 }
 
@@ -77,6 +88,14 @@ nlohmann::ordered_json to_json_line(const PrecisionLine& line) {
   json["reason"] = line.reason;
   if (!line.evidence.is_null()) json["evidence"] = line.evidence;
   return json;
+}
+
+nlohmann::ordered_json to_json_line(const GemmLine& line) {
+  return {{"step", line.step},
+          {"layer", line.layer},
+          {"gemm", to_string(line.gemm)},
+          {"arithmetic", line.arithmetic},
+          {"macs", line.macs}};
 }
 
 LineFile::LineFile(std::filesystem::path path) : path_(std::move(path)) {
@@ -140,7 +159,10 @@ void LineFile::refuse(const char* what) const {
 }
 
 RunDirectory::RunDirectory(std::filesystem::path path)
-    : path_(std::move(path)), metrics_(path_ / "metrics.jsonl"), precision_(path_ / "precision.jsonl") {}
+    : path_(std::move(path)),
+      metrics_(path_ / "metrics.jsonl"),
+      precision_(path_ / "precision.jsonl"),
+      gemms_(path_ / "gemms.jsonl") {}
 
 bool RunDirectory::is_run(const std::filesystem::path& path) {
   std::error_code ignored;
@@ -168,14 +190,18 @@ void RunDirectory::write(const MetricsLine& line) { metrics_.append(to_json_line
 
 void RunDirectory::write(const PrecisionLine& line) { precision_.append(to_json_line(line)); }
 
+void RunDirectory::write(const GemmLine& line) { gemms_.append(to_json_line(line)); }
+
 nlohmann::json RunDirectory::sync() {
   const int64_t metrics = metrics_.sync();
-  return {{"metrics_bytes", metrics}, {"precision_bytes", precision_.sync()}};
+  const int64_t precision = precision_.sync();
+  return {{"metrics_bytes", metrics}, {"precision_bytes", precision}, {"gemms_bytes", gemms_.sync()}};
 }
 
 void RunDirectory::rewind(const nlohmann::json& position) {
   metrics_.rewind(position.at("metrics_bytes").get<int64_t>());
   precision_.rewind(position.at("precision_bytes").get<int64_t>());
+  gemms_.rewind(position.value("gemms_bytes", int64_t{0}));
 }
 
 }  // namespace bitdial::train

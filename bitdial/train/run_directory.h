@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,7 +12,7 @@
 #include "bitdial/core/policy.h"
 #include "bitdial/train/recipe.h"
 
-/// What a run leaves behind: recipe.toml, metrics.jsonl, precision.jsonl, checkpoints/.
+/// What a run leaves behind: recipe.toml, metrics.jsonl, precision.jsonl, gemms.jsonl, checkpoints/.
 namespace bitdial::train {
 
 /// One line of metrics.jsonl. Numbers that are not finite become null.
@@ -29,6 +30,15 @@ struct MetricsLine {
   double lr = 0.0;
   double images_per_s = 0.0;
   double bits_w = 32.0, bits_a = 32.0, bits_dy = 32.0;  ///< plain means over layers
+  /// The same, layers weighted by multiply-accumulates.
+  double bits_w_by_macs = 32.0, bits_a_by_macs = 32.0, bits_dy_by_macs = 32.0;
+  /// Analytic cost of every step up to now (cost/network_cost.h): never measured time.
+  double gbitops = 0.0, ratio_fw8bw8 = 0.0, ratio_float32 = 0.0;
+  double gbitops_actual = 0.0, ratio_float32_actual = 0.0;
+  double size_ratio = 1.0;    ///< bits of the weights now, relative to float32
+  double memory_ratio = 1.0;  ///< AdaPT's MEM up to now
+  /// Percent of the multiply-accumulates of all steps up to now, by arithmetic ("int8"); absent when empty.
+  std::map<std::string, double> macs_percent;
 };
 nlohmann::ordered_json to_json_line(const MetricsLine& line);
 
@@ -45,6 +55,16 @@ struct PrecisionLine {
   nlohmann::json evidence;
 };
 nlohmann::ordered_json to_json_line(const PrecisionLine& line);
+
+/// One line of gemms.jsonl: a GEMM that runs in another arithmetic from this step on.
+struct GemmLine {
+  int64_t step = 0;
+  std::string layer;
+  Gemm gemm = Gemm::kFprop;
+  std::string arithmetic;
+  int64_t macs = 0;  ///< of this GEMM, for one sample
+};
+nlohmann::ordered_json to_json_line(const GemmLine& line);
 
 /// Appends lines to a file. A line is written whole or, after an error, not at all.
 class LineFile {
@@ -88,6 +108,7 @@ class RunDirectory {
   std::filesystem::path recipe_file() const { return path_ / "recipe.toml"; }
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path precision_file() const { return path_ / "precision.jsonl"; }
+  std::filesystem::path gemms_file() const { return path_ / "gemms.jsonl"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
   /// Atomic.
@@ -95,8 +116,9 @@ class RunDirectory {
 
   void write(const MetricsLine& line);
   void write(const PrecisionLine& line);
+  void write(const GemmLine& line);
 
-  /// Flushes both logs to the disk and says how long they are. Store the answer in the checkpoint.
+  /// Flushes the logs to the disk and says how long they are. Store the answer in the checkpoint.
   nlohmann::json sync();
 
   /// Takes back every line that was written after the checkpoint with this answer of sync(): an interrupted
@@ -109,6 +131,7 @@ class RunDirectory {
   std::filesystem::path path_;
   LineFile metrics_;
   LineFile precision_;
+  LineFile gemms_;
 };
 
 }  // namespace bitdial::train

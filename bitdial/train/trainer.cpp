@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "bitdial/core/error.h"
+#include "bitdial/cost/network_cost.h"
 #include "bitdial/kernels/isa.h"
 #include "bitdial/models/network.h"
 #include "bitdial/train/batch.h"
@@ -10,6 +11,8 @@
 #include "bitdial/train/checkpoint_folder.h"
 #include "bitdial/train/clock.h"
 #include "bitdial/train/finite_probe.h"
+#include "bitdial/train/gemm_log.h"
+#include "bitdial/train/network_charge.h"
 #include "bitdial/train/optimizer.h"
 #include "bitdial/train/run_directory.h"
 #include "bitdial/train/schedule.h"
@@ -79,6 +82,7 @@ class Trainer {
   bool should_stop() const { return options_.stop && options_.stop(); }
   bool evaluates(int64_t epoch) const;
   void log_step(const StepOutcome& outcome);
+  void add_precision(MetricsLine& line) const;
   void log_epoch(const Evaluations& evaluations, double seconds);
   ProgressState progress_state() const;
   std::filesystem::path save();
@@ -100,6 +104,8 @@ class Trainer {
   std::optional<Optimizer> optimizer_;
   Schedule schedule_;
   std::optional<double> policy_learning_rate_;
+  std::optional<cost::CostMeter> meter_;
+  std::optional<GemmLog> gemms_;
   ProgressBar bar_;
 
   Progress progress_;
@@ -153,6 +159,8 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options, b
   };
   session_.emplace(policy_, std::move(session_settings));
   session_->attach(*network_);
+  meter_.emplace(charge_of(network_->layer_table(), session_->layers()), recipe_.data.batch_size);
+  gemms_.emplace(meter_->network());
   const int64_t parts = std::min(recipe_.train.micro_batches, recipe_.data.batch_size);
   provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring,
                   resumes);
@@ -181,6 +189,10 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   session_->load_state(checkpoint.session);
   schedule_.load_state(checkpoint.schedule);
   policy_learning_rate_ = checkpoint.policy_learning_rate;
+  if (!checkpoint.cost.is_null()) {
+    meter_->load_state(checkpoint.cost.at("operations"));
+    gemms_->load_state(checkpoint.cost.at("gemms"));
+  }
   progress_ = checkpoint.progress;
   // A run that was made longer since is not finished.
   if (recipe_.train.epochs > parse_recipe(checkpoint.recipe, source).train.epochs) progress_.finished = false;
@@ -272,6 +284,8 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
     outcome.learning_rate = learning_rate;
     optimizer_->step(outcome.learning_rate);
     session_->end_step(info, {outcome.loss, outcome.learning_rate});
+    meter_->add(session_->layer_bits());
+    for (const GemmLine& line : gemms_->add(info.step, session_->gemm_arithmetic())) run_.write(line);
     return outcome;
   });
 }
@@ -309,6 +323,26 @@ ProgressState Trainer::progress_state() const {
   return state;
 }
 
+void Trainer::add_precision(MetricsLine& line) const {
+  const nn::PrecisionSummary precision = session_->summary();
+  line.bits_w = precision.bits_w;
+  line.bits_a = precision.bits_a;
+  line.bits_dy = precision.bits_dy;
+  const cost::MeanBits weighted = cost::mac_weighted_mean(meter_->network(), session_->layer_bits());
+  line.bits_w_by_macs = weighted.w;
+  line.bits_a_by_macs = weighted.x;
+  line.bits_dy_by_macs = weighted.dy;
+  const cost::CostTotals cost = meter_->totals();
+  line.gbitops = cost.gbitops;
+  line.ratio_fw8bw8 = cost.ratio_fw8bw8;
+  line.ratio_float32 = cost.ratio_float32;
+  line.gbitops_actual = cost.gbitops_actual;
+  line.ratio_float32_actual = cost.ratio_float32_actual;
+  line.size_ratio = cost.size_ratio;
+  line.memory_ratio = cost.memory_ratio;
+  line.macs_percent = gemms_->percent();
+}
+
 void Trainer::log_step(const StepOutcome& outcome) {
   const ProgressState state = progress_state();
   bar_.update(state);
@@ -322,9 +356,7 @@ void Trainer::log_step(const StepOutcome& outcome) {
   line.accuracy = static_cast<double>(outcome.correct) / static_cast<double>(outcome.images);
   line.lr = outcome.learning_rate;
   line.images_per_s = state.images_per_s;
-  line.bits_w = state.bits_w;
-  line.bits_a = state.bits_a;
-  line.bits_dy = state.bits_dy;
+  add_precision(line);
   run_.write(line);
 }
 
@@ -353,9 +385,7 @@ void Trainer::log_epoch(const Evaluations& evaluations, double seconds) {
   }
   line.lr = progress_.learning_rate;
   line.images_per_s = summary.state.images_per_s;
-  line.bits_w = summary.state.bits_w;
-  line.bits_a = summary.state.bits_a;
-  line.bits_dy = summary.state.bits_dy;
+  add_precision(line);
   run_.write(line);
   bar_.end_epoch(summary);
 }
@@ -372,6 +402,7 @@ std::filesystem::path Trainer::save() {
   checkpoint.schedule = schedule_.state();
   checkpoint.session = session_->state();
   checkpoint.policy_learning_rate = policy_learning_rate_;
+  checkpoint.cost = {{"operations", meter_->state()}, {"gemms", gemms_->state()}};
   checkpoint.logs = run_.sync();
   for (StoredTensor& tensor : export_weights(*network_).tensors) {
     tensor.name.insert(0, "model.");
@@ -521,8 +552,9 @@ TrainSummary Trainer::run() {
   summary.best_accuracy = progress_.best_accuracy;
   summary.seconds = seconds_before_call_ + seconds_since(call_start_);
   summary.precision = session_->summary();
+  summary.cost = meter_->totals();
   if (options_.profiles && profiled_steps_ > 0) {
-    summary.profile = summarise(profile_, session_->layers(), profiled_steps_, profiled_images_);
+    summary.profile = train::summarise(profile_, session_->layers(), profiled_steps_, profiled_images_);
   }
   return summary;
 }

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "bitdial/cost/network_cost.h"
 #include "bitdial/nn/session.h"
 #include "bitdial/train/evaluation.h"
 #include "bitdial/train/progress_bar.h"
@@ -36,6 +37,7 @@ struct TrainSummary {
   double best_accuracy = 0.0;
   double seconds = 0.0;  ///< of training and evaluating, earlier calls included
   nn::PrecisionSummary precision;
+  cost::CostTotals cost;               ///< analytic, of all steps
   std::optional<StepProfile> profile;  ///< of the steps of this call, where asked for and there were any
 };
 

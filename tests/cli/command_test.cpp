@@ -108,6 +108,51 @@ TEST_F(CommandTest, SuggestsForWrongUsage) {
   expect_one_line_error(bitdial("train tiny.toml --epochs many"), 2);
 }
 
+TEST_F(CommandTest, CostsATrainingWithoutIt) {
+  Result result =
+      bitdial("cost --model resnet74-cifar --policy cpt --bits 3-8/8 --classes 100 --json cost.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "168,220,928")) << result.out;
+  auto json = nlohmann::json::parse(slurp(folder_ / "cost.json"));
+  EXPECT_EQ(json.at("macs"), 168220928);
+  EXPECT_EQ(json.at("m_star"), 169658688);
+  EXPECT_NEAR(json.at("ratio_fw8bw8").get<double>(), 0.63327, 5e-6);
+  EXPECT_EQ(json.at("iterations"), 64000);
+  EXPECT_EQ(json.at("batch"), 128);
+  const auto paper = json.at("gbitops").get<double>();
+  ASSERT_EQ(bitdial("cost --model resnet74-cifar --policy cpt --bits 3-8/8 --classes 100 --convention actual "
+                    "--json cost.json")
+                .code,
+            0);
+  json = nlohmann::json::parse(slurp(folder_ / "cost.json"));
+  EXPECT_EQ(json.at("convention"), "actual");
+  EXPECT_GT(json.at("gbitops").get<double>(), paper);
+  result = bitdial("cost --model lenet5 --policy apt");
+  expect_one_line_error(result, 1);
+  EXPECT_TRUE(contains(result.err, "--run")) << result.err;
+  expect_one_line_error(bitdial("cost"), 1);
+  expect_one_line_error(bitdial("cost --model lenet5 --run x"), 2);
+  expect_one_line_error(bitdial("cost --run x"), 1);
+}
+
+TEST_F(CommandTest, ComparesPublishedCosts) {
+  Result result = bitdial("reproduce --list");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_TRUE(contains(result.out, "cpt-schedule")) << result.out;
+  result = bitdial("reproduce apt-throughput --cost-only --json cells.json");
+  EXPECT_EQ(result.code, 0) << result.out;
+  const auto cells = nlohmann::json::parse(slurp(folder_ / "cells.json"));
+  ASSERT_EQ(cells.size(), 8U);
+  for (const auto& cell : cells) {
+    EXPECT_EQ(cell.at("ok"), true);
+    EXPECT_DOUBLE_EQ(cell.at("difference").get<double>(),
+                     cell.at("ours").get<double>() - cell.at("paper").get<double>());
+  }
+  expect_one_line_error(bitdial("reproduce apt-throughput"), 1);
+  expect_one_line_error(bitdial("reproduce nothing --cost-only"), 1);
+  expect_one_line_error(bitdial("reproduce"), 2);
+}
+
 TEST_F(CommandTest, SuggestsNearestNames) {
   Result result = bitdial("train tiny.toml --policy atp");
   expect_one_line_error(result, 1);

@@ -15,6 +15,7 @@
 #include "bitdial/core/error.h"
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/cost_estimate.h"
 
 namespace bitdial::train {
 namespace {
@@ -75,6 +76,7 @@ class TrainerTest : public ::testing::Test {
     }
     EXPECT_EQ(left.session, right.session);
     EXPECT_EQ(left.schedule, right.schedule);
+    EXPECT_EQ(left.cost, right.cost);
     EXPECT_EQ(left.progress.step, right.progress.step);
     EXPECT_EQ(left.progress.best_accuracy, right.progress.best_accuracy);
     auto metrics = read_lines(a / "metrics.jsonl");
@@ -85,6 +87,7 @@ class TrainerTest : public ::testing::Test {
     }
     EXPECT_EQ(metrics, other_metrics);
     EXPECT_EQ(read_lines(a / "precision.jsonl"), read_lines(b / "precision.jsonl"));
+    EXPECT_EQ(read_lines(a / "gemms.jsonl"), read_lines(b / "gemms.jsonl"));
   }
 
   void expect_resume_is_exact(const Recipe& recipe, std::initializer_list<int64_t> stops) {
@@ -141,6 +144,79 @@ TEST_F(TrainerTest, LearnsAndLeavesARunDirectory) {
   EXPECT_LT(summary.train_loss, lines.front().at("loss").get<double>());
   EXPECT_EQ(parse_recipe(read_checkpoint(find_checkpoint(run("a"), true)).recipe), recipe);
   EXPECT_EQ(list_checkpoints(run("a") / "checkpoints").size(), 2U);  // train.keep_checkpoints
+}
+
+TEST_F(TrainerTest, EveryLogLineHasTheAnalyticCostOfAllSteps) {
+  Recipe recipe = tiny_recipe();
+  set_recipe_value(recipe, "precision.policy=static:8/8/16");
+  ASSERT_FALSE(train(recipe, run("a"), stop_after(5)).finished);
+  const TrainSummary summary = resume(run("a"), options_);
+  CostRequest request;
+  request.model = "lenet5";
+  request.options.in_channels = 3;
+  request.policy = "static:8/8/16";
+  request.batch = 32;
+  for (const auto& line : read_lines(run("a") / "metrics.jsonl")) {
+    request.iterations = line.at("step").get<int64_t>() + 1;
+    const cost::CostTotals expected = estimate_cost(request).totals;
+    EXPECT_NEAR(line.at("gbitops").get<double>(), expected.gbitops, 1e-9 * expected.gbitops);
+    EXPECT_NEAR(line.at("gbitops_actual").get<double>(), expected.gbitops_actual,
+                1e-9 * expected.gbitops_actual);
+    EXPECT_NEAR(line.at("ratio_fw8bw8").get<double>(), 320.0 / 192.0, 1e-9);
+    EXPECT_NEAR(line.at("ratio_float32").get<double>(), 320.0 / 3072.0, 1e-9);
+    EXPECT_EQ(line.at("bits_dy_by_macs").get<double>(), 16.0);
+    EXPECT_EQ(line.at("size_ratio").get<double>(), 0.25);
+  }
+  EXPECT_EQ(summary.cost.steps, 14);
+  const CostEstimate logged = cost_of_run(run("a"));
+  EXPECT_EQ(logged.totals.steps, 14);
+  EXPECT_NEAR(logged.totals.gbitops, summary.cost.gbitops, 1e-9 * summary.cost.gbitops);
+}
+
+TEST_F(TrainerTest, ACostReadFromTheLogsOfWideningBitsIsTheOneCounted) {
+  Recipe recipe = tiny_recipe();
+  set_recipe_value(recipe, "precision.policy=apt");
+  set_recipe_value(recipe, "precision.options.T=0.0005");  // some are widened within a few steps
+  const cost::CostTotals counted = train(recipe, run("a"), options_).cost;
+  const cost::CostTotals logged = cost_of_run(run("a")).totals;
+  EXPECT_NEAR(logged.gbitops, counted.gbitops, 1e-9 * counted.gbitops);
+  EXPECT_NEAR(logged.mean_bits.dy, counted.mean_bits.dy, 1e-9);
+  EXPECT_GT(counted.mean_bits.dy, 8.0);
+  recipe = tiny_recipe();
+  set_recipe_value(recipe, "precision.policy=bf16");
+  const cost::CostTotals half = train(recipe, run("b"), options_).cost;
+  EXPECT_NEAR(cost_of_run(run("b")).totals.ratio_float32, 0.25, 1e-12);
+  EXPECT_NEAR(half.ratio_float32, 0.25, 1e-12);
+}
+
+TEST_F(TrainerTest, TheLogNamesTheArithmeticOfEveryGemm) {
+  Recipe recipe = tiny_recipe();
+  recipe.train.epochs = 1;
+  set_recipe_value(recipe, "precision.policy=static:8/8/16");
+  train(recipe, run("a"), options_);
+  const auto gemms = read_lines(run("a") / "gemms.jsonl");
+  ASSERT_EQ(gemms.size(), 14U);  // five layers, the first without BPROP
+  double int8 = 0.0;
+  double all = 0.0;
+  for (const auto& line : gemms) {
+    EXPECT_EQ(line.at("step"), 0);
+    const bool is_forward = line.at("gemm") == "FPROP";
+    EXPECT_EQ(line.at("arithmetic"), is_forward ? "int8" : "int8xint16") << line;
+    all += line.at("macs").get<double>();
+    if (is_forward) int8 += line.at("macs").get<double>();
+  }
+  for (const auto& line : read_lines(run("a") / "metrics.jsonl")) {
+    ASSERT_EQ(line.at("macs_percent").size(), 2U);
+    EXPECT_NEAR(line.at("macs_percent").at("int8").get<double>(), 100.0 * int8 / all, 1e-9);
+    EXPECT_NEAR(line.at("macs_percent").at("int8xint16").get<double>(), 100.0 * (1.0 - int8 / all), 1e-9);
+  }
+  set_recipe_value(recipe, "precision.arithmetic=simulated");
+  train(recipe, run("b"), options_);
+  for (const auto& line : read_lines(run("b") / "gemms.jsonl")) EXPECT_EQ(line.at("arithmetic"), "simulated");
+  set_recipe_value(recipe, "precision.policy=float32");
+  train(recipe, run("c"), options_);
+  EXPECT_EQ(read_lines(run("c") / "gemms.jsonl").size(), 14U);
+  EXPECT_EQ(read_lines(run("c") / "metrics.jsonl").back().at("macs_percent").at("float32"), 100.0);
 }
 
 TEST_F(TrainerTest, SameSeedSameBits) {

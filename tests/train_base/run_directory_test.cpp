@@ -68,10 +68,26 @@ TEST_F(RunDirectoryTest, LinesHaveTheDocumentedKeys) {
   metrics.images_per_s = 1000;
   metrics.bits_w = metrics.bits_a = 8;
   metrics.bits_dy = 10.5;
+  metrics.bits_w_by_macs = metrics.bits_a_by_macs = 8;
+  metrics.bits_dy_by_macs = 9.25;
+  metrics.gbitops = 1200;
+  metrics.ratio_fw8bw8 = 1.25;
+  metrics.ratio_float32 = 0.078125;
+  metrics.gbitops_actual = 1300;
+  metrics.ratio_float32_actual = 0.125;
+  metrics.size_ratio = 0.25;
+  metrics.memory_ratio = 1.5;
+  metrics.macs_percent = {{"int8", 75.0}, {"float32", 25.0}};
   EXPECT_EQ(
       to_json_line(metrics).dump(),
       R"({"kind":"epoch","epoch":2,"step":781,"loss":0.5,"accuracy":0.75,"lr":0.1,"images_per_s":1000.0,)"
-      R"("bits_w":8.0,"bits_a":8.0,"bits_dy":10.5})");
+      R"("bits_w":8.0,"bits_a":8.0,"bits_dy":10.5,)"
+      R"("bits_w_by_macs":8.0,"bits_a_by_macs":8.0,"bits_dy_by_macs":9.25,)"
+      R"("gbitops":1200.0,"ratio_fw8bw8":1.25,"ratio_float32":0.078125,)"
+      R"("gbitops_actual":1300.0,"ratio_float32_actual":0.125,"size_ratio":0.25,"memory_ratio":1.5,)"
+      R"("macs_percent":{"float32":25.0,"int8":75.0}})");
+  EXPECT_EQ(to_json_line(GemmLine{5, "conv1", Gemm::kWtgrad, "int8xint16", 400}).dump(),
+            R"({"step":5,"layer":"conv1","gemm":"WTGRAD","arithmetic":"int8xint16","macs":400})");
   metrics.final_loss = 0.25;
   metrics.final_accuracy = 0.875;
   EXPECT_NE(
