@@ -187,6 +187,15 @@ class Policy {
   virtual void set_macs(int layer, int64_t macs) { layers_.at(static_cast<size_t>(layer)).macs = macs; }
 
   virtual void end_step(const StepInfo&, const StepReport&) {}
+
+  /// Replay: the plan that the logged `evidence` of a decision (TensorPlan::evidence) led to at this step,
+  /// worked out again without a network. Called on a policy that was attached and not trained, decision by
+  /// decision in the order of the log. What the answer's own evidence holds is compared with the logged
+  /// numbers, too. Nothing: the evidence does not carry this decision.
+  virtual std::optional<TensorPlan> redecide(TensorId, const StepInfo&, const nlohmann::json& /*evidence*/) {
+    return std::nullopt;
+  }
+
   virtual RunControl end_epoch(const EpochReport&) { return {}; }
 
   /// The precision of an operand while the network is evaluated; params as stored during training when

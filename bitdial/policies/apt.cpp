@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <string>
 
 #include "bitdial/core/error.h"
 
@@ -238,6 +240,44 @@ void AptPolicy::explain(const Tensor& before, const Tensor& after, const Measure
   plan.evidence = {{"cause", measurement.cause}, {"Z", measurement.Z},   {"diff", diffs},
                    {"T", measurement.T},         {"s", after.s},         {"M", after.M},
                    {"I1", measurement.I1},       {"I2", measurement.I2}, {"interval", measurement.interval}};
+}
+
+// The loop of QEM and the intervals of QPA over the logged Z, Diffs and M. A line without them is that of a
+// second role, which gets what its tensor had.
+std::optional<TensorPlan> AptPolicy::redecide(TensorId id, const StepInfo& step,
+                                              const nlohmann::json& evidence) {
+  Tensor& known = mutable_tensor(id);
+  if (!evidence.contains("diff")) {
+    TensorPlan plan{.format = format(known.n), .params = {}, .reason = {}, .evidence = {}};
+    if (known.measured) plan.params = QuantParams{.scale = std::ldexp(1.0F, known.s)};
+    return plan;
+  }
+  std::map<int, double> diffs;
+  for (const auto& [width, diff] : evidence.at("diff").items()) diffs[std::stoi(width)] = diff.get<double>();
+  require(!diffs.empty(), "apt", "a decision without any Diff");
+  Measurement measurement;
+  measurement.T = threshold(id.layer);
+  Tensor tensor;
+  tensor.n = diffs.begin()->first;
+  while (diffs.contains(tensor.n) && diffs.at(tensor.n) > measurement.T && tensor.n < n_max_)
+    tensor.n = std::min(tensor.n + increment_, n_max_);
+  // A width that was not tried has no Diff: the answer then differs from the log in its bits.
+  const auto tried = diffs.find(tensor.n);
+  measurement.diffs.emplace_back(tensor.n, tried == diffs.end() ? 0.0 : tried->second);
+  tensor.s = power_of_two_exponent(exponent_rule_, evidence.at("Z").get<float>(), tensor.n);
+  tensor.M = evidence.at("M").get<double>();
+  schedule(tensor, step, measurement);
+  tensor.measured = true;
+  known = tensor;
+  TensorPlan plan;
+  plan.format = format(tensor.n);
+  plan.params = QuantParams{.scale = std::ldexp(1.0F, tensor.s)};
+  plan.evidence = {{"T", measurement.T},
+                   {"s", tensor.s},
+                   {"I1", measurement.I1},
+                   {"I2", measurement.I2},
+                   {"interval", measurement.interval}};
+  return plan;
 }
 
 void AptPolicy::observe(TensorId id, const StepInfo& step, const QuantizeStatistics& statistics) {

@@ -24,6 +24,8 @@ class AptPolicy : public Policy {
   void attach(std::span<const LayerInfo> layers) override;
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   void observe(TensorId id, const StepInfo& step, const QuantizeStatistics& statistics) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   Format evaluation_format(TensorId id) const override;
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;

@@ -81,6 +81,14 @@ void CptPolicy::explain(TensorId, TensorPlan& plan) const {
                    {"tau", static_cast<double>(t_ % P) / static_cast<double>(P)}};
 }
 
+std::optional<TensorPlan> CptPolicy::redecide(TensorId id, const StepInfo& step,
+                                              const nlohmann::json& evidence) {
+  StepInfo then = step;
+  then.total_steps = evidence.value("T", step.total_steps);  // the run may have become longer since
+  begin_step(then);
+  return TensorPlan{.format = evaluation_format(id), .params = {}, .reason = {}, .evidence = {}};
+}
+
 Format CptPolicy::final_evaluation_format(TensorId id) const {
   const int forward = final_bits_ ? static_cast<int>(*final_bits_) : forward_.maximum;
   return quantizer().format(id, {.forward = forward, .gradient = gradient_.maximum});

@@ -23,6 +23,8 @@ class CptPolicy : public SharedPolicy {
 
   std::string name() const override { return "cpt"; }
   void begin_step(const StepInfo& step) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   bool has_final_precision() const override { return true; }
   Format final_evaluation_format(TensorId id) const override;
   nlohmann::json state() const override;

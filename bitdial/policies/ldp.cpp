@@ -77,6 +77,13 @@ void LdpPolicy::explain(TensorId id, TensorPlan& plan) const {
   plan.evidence = numbers(id.layer);
 }
 
+std::optional<TensorPlan> LdpPolicy::redecide(TensorId id, const StepInfo&, const nlohmann::json& evidence) {
+  const double beta = evidence.value("beta", beta0_);  // lines of dY have none and need none
+  TensorPlan plan;
+  plan.format = quantizer().format(id, {.forward = ldp::bits_of(beta, range_), .gradient = gradient_bits_});
+  return plan;
+}
+
 nlohmann::json LdpPolicy::numbers(int layer) const {
   const Learnt& learnt = learnt_.at(static_cast<size_t>(layer));
   return {{"beta", learnt.beta},       {"dL_dbeta", learnt.task}, {"penalty", learnt.added},

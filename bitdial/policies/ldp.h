@@ -24,6 +24,8 @@ class LdpPolicy : public SharedPolicy {
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   std::optional<KeptResidual> step_gradients(int layer) const override;
   void observe_step_gradients(TensorId id, const StepInfo& step, const StepGradients& gradients) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   void end_step(const StepInfo& step, const StepReport& report) override;
   RunControl end_epoch(const EpochReport& report) override;
   nlohmann::json state() const override;

@@ -70,6 +70,11 @@ class OverridePolicy : public Policy {
     return of(id).plan(id, step, probe);
   }
 
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override {
+    return of(id).redecide(id, step, evidence);
+  }
+
   bool has_final_precision() const override { return policies_[0]->has_final_precision(); }
   Format final_evaluation_format(TensorId id) const override { return of(id).final_evaluation_format(id); }
 

@@ -1,6 +1,8 @@
 #include "bitdial/policies/pfq.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "bitdial/core/error.h"
 
@@ -41,10 +43,33 @@ SharedBits PfqPolicy::wanted_bits(int) const {
   return {.forward = F_[k], .gradient = G_[k]};
 }
 
-Format PfqPolicy::evaluation_format(TensorId id) const {
+Format PfqPolicy::evaluation_format(TensorId id) const { return stage_format(id, indicator_.stage()); }
+
+Format PfqPolicy::stage_format(TensorId id, int k) const {
   const bool has_own_bits = id.role == TensorRole::kWeight && weight_bits_ && !quantizer().is_fixed(id.layer);
   if (has_own_bits) return shared_format(id.role, static_cast<int>(*weight_bits_));
-  return SharedPolicy::evaluation_format(id);
+  const auto stage = static_cast<size_t>(k);
+  return quantizer().format(id, {.forward = F_.at(stage), .gradient = G_.at(stage)});
+}
+
+// The losses of the window must have led to stage k: all differences within epsilon.
+std::optional<TensorPlan> PfqPolicy::redecide(TensorId id, const StepInfo&, const nlohmann::json& evidence) {
+  int k = evidence.value("k", 0);
+  TensorPlan plan;
+  if (evidence.contains("window")) {
+    const auto window = evidence.at("window").get<std::vector<double>>();
+    const auto S = evidence.at("S").get<double>();
+    require(!window.empty(), "pfq", "a switch without losses in its window");
+    std::vector<double> d;
+    for (size_t j = 1; j < window.size(); ++j)
+      d.push_back(std::fabs(window[window.size() - 1 - j] - window.back()) / S);
+    const auto epsilon = evidence.at("epsilon").get<double>();
+    if (std::any_of(d.begin(), d.end(), [&](double change) { return !(change <= epsilon); })) --k;
+    plan.evidence = {{"d", d}};
+  }
+  require(k >= 0 && k < std::ssize(F_), "pfq", "the log has stage {}, the recipe {} stages", k, F_.size());
+  plan.format = stage_format(id, k);
+  return plan;
 }
 
 void PfqPolicy::explain(TensorId, TensorPlan& plan) const {

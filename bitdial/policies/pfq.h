@@ -18,6 +18,8 @@ class PfqPolicy : public SharedPolicy {
 
   std::string name() const override { return "pfq"; }
   Format evaluation_format(TensorId id) const override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   void end_step(const StepInfo& step, const StepReport& report) override;
   RunControl end_epoch(const EpochReport& report) override;
   nlohmann::json state() const override;
@@ -31,6 +33,7 @@ class PfqPolicy : public SharedPolicy {
 
  private:
   void end_losses();
+  Format stage_format(TensorId id, int k) const;
 
   std::vector<int> F_, G_;
   std::optional<double> eval_every_;   // iterations; empty: the run's epochs

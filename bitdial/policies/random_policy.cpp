@@ -46,6 +46,14 @@ void RandomPolicy::explain(TensorId, TensorPlan& plan) const {
   plan.evidence = {{"t", step_}, {"total_steps", total_steps_}, {"every", every_}, {"seed", seed_}};
 }
 
+std::optional<TensorPlan> RandomPolicy::redecide(TensorId id, const StepInfo& step,
+                                                 const nlohmann::json& evidence) {
+  StepInfo then = step;
+  then.total_steps = evidence.value("total_steps", step.total_steps);  // the run may have become longer since
+  begin_step(then);
+  return TensorPlan{.format = evaluation_format(id), .params = {}, .reason = {}, .evidence = {}};
+}
+
 nlohmann::json RandomPolicy::state() const {
   return {{"shared", SharedPolicy::state()}, {"step", step_}, {"total_steps", total_steps_}};
 }

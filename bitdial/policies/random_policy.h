@@ -16,6 +16,8 @@ class RandomPolicy : public SharedPolicy {
 
   std::string name() const override { return "random"; }
   void begin_step(const StepInfo& step) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;
 

@@ -25,6 +25,9 @@ class SbmPolicy : public Policy {
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   Format evaluation_format(TensorId id) const override { return formats_[static_cast<size_t>(id.role)]; }
   RunningRange running_range(TensorId id) const override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo&, const nlohmann::json&) override {
+    return TensorPlan{.format = evaluation_format(id), .params = {}, .reason = {}, .evidence = {}};
+  }
   Normalization normalization() const override { return normalization_; }
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;

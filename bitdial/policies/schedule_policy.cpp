@@ -53,6 +53,12 @@ void SchedulePolicy::explain(TensorId, TensorPlan& plan) const {
   plan.evidence = {{"epoch", epoch_}, {"column", column}};
 }
 
+std::optional<TensorPlan> SchedulePolicy::redecide(TensorId id, const StepInfo&,
+                                                   const nlohmann::json& evidence) {
+  epoch_ = evidence.value("epoch", 0.0);  // layers with fixed bits have no epoch
+  return TensorPlan{.format = evaluation_format(id), .params = {}, .reason = {}, .evidence = {}};
+}
+
 nlohmann::json SchedulePolicy::state() const {
   return {{"shared", SharedPolicy::state()}, {"table", source_}, {"epoch", epoch_}};
 }

@@ -18,6 +18,8 @@ class SchedulePolicy : public SharedPolicy {
   std::string name() const override { return "schedule"; }
   void attach(std::span<const LayerInfo> layers) override;
   void begin_step(const StepInfo& step) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;
 

@@ -28,6 +28,9 @@ class StaticPolicy : public Policy {
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   Format evaluation_format(TensorId id) const override;
   RunningRange running_range(TensorId id) const override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo&, const nlohmann::json&) override {
+    return TensorPlan{.format = evaluation_format(id), .params = {}, .reason = {}, .evidence = {}};
+  }
   Normalization normalization() const override { return normalization_; }
   Between between() const override { return between_; }
   nlohmann::json state() const override;

@@ -1,0 +1,105 @@
+#include "bitdial/train/replay.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "bitdial/core/error.h"
+#include "bitdial/train/trainer.h"
+
+namespace bitdial::train {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Trains a small network for one epoch of seven steps and keeps its directory for the test.
+class ReplayTest : public ::testing::Test {
+ protected:
+  ReplayTest()
+      : run_(fs::temp_directory_path() /
+             fmt::format("bitdial-replay-{}-{}", ::getpid(),
+                         ::testing::UnitTest::GetInstance()->current_test_info()->name())) {}
+  ~ReplayTest() override { fs::remove_all(run_); }
+
+  ReplayReport train_and_replay(const std::string& policy, const std::vector<std::string>& settings = {}) {
+    Recipe recipe;
+    recipe.data.name = "shapes";
+    recipe.data.train_images = 200;
+    recipe.data.test_images = 20;
+    recipe.data.batch_size = 32;
+    recipe.model.name = "lenet5";
+    recipe.train.epochs = 1;
+    recipe.train.threads = 1;
+    set_recipe_value(recipe, "precision.policy=" + policy);
+    for (const std::string& setting : settings) set_recipe_value(recipe, setting);
+    TrainOptions options;
+    options.bar.stream = null_.get();
+    options.bar.terminal = false;
+    train(recipe, run_, options);
+    return replay_run(run_);
+  }
+
+  static void expect_same(const ReplayReport& report, int64_t at_least) {
+    EXPECT_GE(report.decisions, at_least);
+    EXPECT_EQ(report.replayed, report.decisions);
+    for (const ReplayDifference& difference : report.differences)
+      ADD_FAILURE() << difference.layer << " " << difference.tensor << " at step " << difference.step << ": "
+                    << difference.what << " " << difference.logged << ", replayed " << difference.replayed;
+  }
+
+  /// Changes one number of the first line that has it.
+  void forge(const std::string& key, const nlohmann::json& value) {
+    std::ifstream in(run_ / "precision.jsonl");
+    std::vector<nlohmann::json> lines;
+    for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
+    nlohmann::json& first = lines.front();
+    (first.contains(key) ? first : first.at("evidence"))[key] = value;
+    std::ofstream out(run_ / "precision.jsonl");
+    for (const nlohmann::json& line : lines) out << line.dump() << '\n';
+  }
+
+  struct Closer {
+    void operator()(std::FILE* file) const { std::fclose(file); }
+  };
+  std::unique_ptr<std::FILE, Closer> null_{std::fopen("/dev/null", "w")};
+  fs::path run_;
+};
+
+TEST_F(ReplayTest, AptDecidesAgainFromDiffAndRange) {
+  expect_same(train_and_replay("apt", {"precision.options.log_all=true"}), 50);
+  forge("Z", 1e6);
+  const auto differences = replay_run(run_).differences;
+  ASSERT_FALSE(differences.empty());
+  EXPECT_EQ(differences.front().line, 1);
+}
+
+TEST_F(ReplayTest, CyclicBitsFollowFromTheStep) {
+  expect_same(train_and_replay("cpt:3-8/8", {"precision.options.cycles=1"}), 10);
+  forge("bits", 7);
+  EXPECT_EQ(replay_run(run_).differences.size(), 1U);
+}
+
+TEST_F(ReplayTest, RandomBitsFollowFromTheSeed) {
+  expect_same(train_and_replay("random", {"precision.options.every=1"}), 10);
+}
+
+TEST_F(ReplayTest, LearntBitsFollowFromBeta) {
+  expect_same(train_and_replay("ldp", {"precision.options.lr_beta=5.0"}), 10);
+}
+
+TEST_F(ReplayTest, StaticBitsAndOverridesAreInTheRecipe) {
+  expect_same(train_and_replay("static:8/8/16"), 15);
+}
+
+TEST_F(ReplayTest, StagesOfPfqFollowFromItsLosses) {
+  expect_same(train_and_replay("pfq", {"precision.options.eval_every=1", "precision.options.epsilon=10.0"}),
+              10);
+}
+
+TEST_F(ReplayTest, OnlyARunCanBeReplayed) { EXPECT_THROW(replay_run(run_ / "nothing"), Error); }
+
+}  // namespace
+}  // namespace bitdial::train
