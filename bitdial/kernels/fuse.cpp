@@ -267,4 +267,37 @@ void max_pool_backward(const PoolShape& s, OutputType type, const void* dy, cons
   });
 }
 
+namespace {
+
+/// Runs body(image, block) for every image.
+template <class Body>
+void for_each_average(const AverageShape& s, const char* what, const Body& body) {
+  require(s.pixels >= 1 && s.channels >= 1, what, "images of {} pixels and {} channels", s.pixels,
+          s.channels);
+  const AverageBlock block{
+      .pixels = s.pixels, .channels = s.channels, .factor = 1.0F / static_cast<float>(s.pixels)};
+  parallel_for(s.batch, std::max<int64_t>(1, kPixelGrain / s.pixels), [&](int64_t first, int64_t last) {
+    const IeeeFloat environment;
+    for (int64_t n = first; n < last; ++n) body(n, block);
+  });
+}
+
+}  // namespace
+
+void average_pool(const AverageShape& s, OutputType type, const void* x, float* y) {
+  const PhaseScope phase(Phase::kEpilogue);
+  const auto run = fuse_kernels().average_pool[index_of(type)];
+  for_each_average(s, "average_pool", [&](int64_t n, const AverageBlock& block) {
+    run(block, element(x, type, n * s.pixels * s.channels), y + n * s.channels);
+  });
+}
+
+void average_pool_backward(const AverageShape& s, OutputType type, const float* dy, void* dx) {
+  const PhaseScope phase(Phase::kEpilogue);
+  const auto run = fuse_kernels().average_pool_backward[index_of(type)];
+  for_each_average(s, "average_pool", [&](int64_t n, const AverageBlock& block) {
+    run(block, dy + n * s.channels, element(dx, type, n * s.pixels * s.channels));
+  });
+}
+
 }  // namespace bitdial::kernels

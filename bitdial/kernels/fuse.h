@@ -91,4 +91,15 @@ void max_pool(const PoolShape& shape, const PoolInput& input, void* y, uint8_t* 
 void max_pool_backward(const PoolShape& shape, OutputType type, const void* dy, const uint8_t* where,
                        void* dx);
 
+/// Images of `pixels` x `channels` elements.
+struct AverageShape {
+  int64_t batch = 1, pixels = 1, channels = 1;
+};
+
+/// y[n, c] = the mean over the pixels of x[n, pixel, c], added up in float32 in their order.
+void average_pool(const AverageShape& shape, OutputType type, const void* x, float* y);
+
+/// dx[n, pixel, c] = dy[n, c] / pixels.
+void average_pool_backward(const AverageShape& shape, OutputType type, const float* dy, void* dx);
+
 }  // namespace bitdial::kernels

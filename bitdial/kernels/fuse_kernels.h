@@ -51,6 +51,13 @@ struct PoolWindow {
   Activation activation = Activation::kNone;
 };
 
+/// One image of an average pool: rows of `channels` elements, and one such row of means or of their
+/// gradients.
+struct AverageBlock {
+  int64_t pixels = 0, channels = 0;
+  float factor = 1.0F;  ///< 1 / pixels
+};
+
 /// The distribution function of the standard normal and GELU's derivative as 0.5 + x P(x^2) / Q(x^2) with |x|
 /// bounded, fitted to errors of 1e-8 and 1e-7; lowest powers first.
 struct GeluFit {
@@ -73,6 +80,8 @@ struct FuseKernels {
   void (*max_pool[2])(const PoolWindow& window, void* y, uint8_t* where);
   /// dx = sum over taps of dy where `where` names the tap's place. `wheres[i]` belongs to taps[i].
   void (*max_pool_backward[2])(const PoolWindow& window, const uint8_t* const* wheres, void* dx);
+  void (*average_pool[2])(const AverageBlock& block, const void* x, float* y);
+  void (*average_pool_backward[2])(const AverageBlock& block, const float* dy, void* dx);
   void (*sgd)(const SgdUpdate& block);
 };
 

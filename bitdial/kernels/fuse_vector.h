@@ -190,6 +190,28 @@ struct VectorFuse {
     });
   }
 
+  template <class T>
+  static void average_pool(const AverageBlock& p, const void* from, float* y) {
+    for_each_vector(p.channels, [&](int64_t c, int64_t count) {
+      const T* x = static_cast<const T*>(from) + c;
+      F sum = load_some(x, count);
+      for (int64_t pixel = 1; pixel < p.pixels; ++pixel) {
+        x += p.channels;
+        sum = V::add(sum, load_some(x, count));
+      }
+      store_some(y + c, V::mul(sum, V::set(p.factor)), count);
+    });
+  }
+
+  template <class T>
+  static void average_pool_backward(const AverageBlock& p, const float* dy, void* to) {
+    for_each_vector(p.channels, [&](int64_t c, int64_t count) {
+      const F dx = rounded<T>(V::mul(load_some(dy + c, count), V::set(p.factor)));
+      T* x = static_cast<T*>(to) + c;
+      for (int64_t pixel = 0; pixel < p.pixels; ++pixel, x += p.channels) store_some(x, dx, count);
+    });
+  }
+
   static void sgd(const SgdUpdate& p) {
     const F rate = V::set(-p.learning_rate), factor = V::set(p.momentum_factor),
             share = V::set(1.0F - p.dampening), decay = V::set(p.weight_decay);
@@ -212,6 +234,8 @@ struct VectorFuse {
             {gradients<float>, gradients<BFloat16>},
             {max_pool<float>, max_pool<BFloat16>},
             {max_pool_backward<float>, max_pool_backward<BFloat16>},
+            {average_pool<float>, average_pool<BFloat16>},
+            {average_pool_backward<float>, average_pool_backward<BFloat16>},
             sgd};
   }
 };

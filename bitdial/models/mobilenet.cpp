@@ -68,15 +68,13 @@ class MobileNetV2 : public Network {
     LayerFactory make(input_size_, options);
     nn::Stage::Value x = add_conv(make, "1", 32, 3, stage_.add_input());
     x = add_blocks(make, options.zero_last_gamma, x);
-    add_conv(make, "2", 1280, 1, x);
+    stage_.add_average_pool(add_conv(make, "2", 1280, 1, x));
     make.global_avg_pool("avgpool");
     linear_ = register_module("linear", make.linear("linear", options.classes));
     table_ = make.take_table();
   }
 
-  torch::Tensor forward(torch::Tensor x) override {
-    return linear_->forward(stage_.forward({x}).mean({2, 3}));
-  }
+  torch::Tensor forward(torch::Tensor x) override { return linear_->forward(stage_.forward({x})); }
 
  private:
   nn::Stage::Value add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel,
@@ -114,7 +112,7 @@ class MobileNetV2 : public Network {
   }
 
   nn::Linear linear_{nullptr};
-  nn::Stage stage_;  // everything before the average pool
+  nn::Stage stage_;  // everything before the last layer
 };
 
 }  // namespace

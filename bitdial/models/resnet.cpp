@@ -113,6 +113,7 @@ class ResNet : public Network {
     for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
       x = add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0, x);
     }
+    stage_.add_average_pool(x);
     LayerRow& pool = make.global_avg_pool("avgpool");
     if (shape.charges_pool)
       pool.charged_pool_operations = (pool.kernel * pool.kernel + 1) * pool.output_elements();
@@ -125,7 +126,7 @@ class ResNet : public Network {
     table_ = make.take_table();
   }
 
-  torch::Tensor forward(torch::Tensor x) override { return fc_->forward(stage_.forward({x}).mean({2, 3})); }
+  torch::Tensor forward(torch::Tensor x) override { return fc_->forward(stage_.forward({x})); }
 
  private:
   nn::Stage::Value add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma,
@@ -147,7 +148,7 @@ class ResNet : public Network {
   nn::Conv2d conv1_{nullptr};
   torch::nn::AnyModule bn1_;
   nn::Linear fc_{nullptr};
-  nn::Stage stage_;  // everything before the average pool
+  nn::Stage stage_;  // everything before the last layer
 };
 
 }  // namespace

@@ -32,7 +32,8 @@ bool is_plain_pool(const torch::nn::MaxPool2dOptions& options) {
 }
 
 bool can_fuse(const Stage::Plan::Node& node) {
-  if (node.is_pool()) return is_plain_pool(node.pool->options);
+  if (node.averages) return true;
+  if (node.is_max_pool()) return is_plain_pool(node.pool->options);
   if (node.is_linear()) return true;
   if (!node.conv->gemm_options()) return false;
   if (!node.batch_norm.is_empty()) {
@@ -48,7 +49,7 @@ std::shared_ptr<SessionCore> Stage::Plan::fusing_session(const std::vector<torch
   std::shared_ptr<SessionCore> session;
   for (const Node& node : nodes) {
     if (!can_fuse(node)) return nullptr;
-    if (node.is_pool()) continue;
+    if (!node.is_block()) continue;
     const auto& binding = node.layer().binding();
     if (binding == nullptr || !binding->is_active()) return nullptr;
     if (session != nullptr && session != binding->session()) return nullptr;
@@ -107,14 +108,14 @@ Stage::Value Stage::Plan::add(Node node) {
     needs_values[i] = needs_values[i] || is_float;
     pooled[i] = false;  // unless it stays the only one
   };
-  read(node.x, node.is_pool());
+  read(node.x, !node.is_block());
   if (node.residual) read(*node.residual, true);
   const bool follows_block = std::ranges::any_of(nodes, [&](const Node& block) {
     return block.out == node.x && block.is_block() && !block.residual &&
            block.activation != Activation::kGelu;
   });
   const auto x = static_cast<size_t>(node.x);
-  pooled[x] = node.is_pool() && follows_block && readers[x] == 1;
+  pooled[x] = node.is_max_pool() && follows_block && readers[x] == 1;
   node.out = add_value();
   nodes.push_back(std::move(node));
   return last();
@@ -126,8 +127,12 @@ torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tens
   for (size_t i = 0; i < inputs.size(); ++i) value(plan.inputs[i]) = inputs[i];
   for (const auto& node : plan.nodes) {
     torch::Tensor& y = value(node.out);
-    if (node.is_pool()) {
+    if (node.is_max_pool()) {
       y = torch::nn::MaxPool2d(node.pool)->forward(value(node.x));
+      continue;
+    }
+    if (node.averages) {
+      y = value(node.x).mean({2, 3});
       continue;
     }
     y = node.is_linear() ? Linear(node.linear)->forward(value(node.x))
@@ -177,6 +182,13 @@ Stage::Value Stage::add_linear(Linear linear, Activation activation, Value x) {
 Stage::Value Stage::add_max_pool(torch::nn::MaxPool2d pool, Value x) {
   Plan::Node node;
   node.pool = std::move(pool);
+  node.x = x;
+  return plan_->add(std::move(node));
+}
+
+Stage::Value Stage::add_average_pool(Value x) {
+  Plan::Node node;
+  node.averages = true;
   node.x = x;
   return plan_->add(std::move(node));
 }

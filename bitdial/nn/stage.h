@@ -39,6 +39,8 @@ class Stage {
   /// x [N, in_features] to [N, out_features].
   Value add_linear(Linear linear, Activation activation, Value x);
   Value add_max_pool(torch::nn::MaxPool2d pool, Value x);
+  /// x [N, C, H, W] to [N, C]: the mean over the pixels.
+  Value add_average_pool(Value x);
 
   /// The value added last, for these inputs ([N, C, H, W], [N, C] for linear layers) in the order of
   /// add_input; of the inputs' type.

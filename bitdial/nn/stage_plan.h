@@ -23,12 +23,13 @@ struct Stage::Plan {
     RangeBatchNorm2d range_norm{nullptr};        ///< norm, where it is one
     Activation activation = Activation::kNone;
     torch::nn::MaxPool2d pool{nullptr};
+    bool averages = false;  ///< the mean over all pixels
     Value x = 0;
     std::optional<Value> residual;
     Value out = 0;
 
-    bool is_block() const { return !is_pool(); }
-    bool is_pool() const { return !pool.is_empty(); }
+    bool is_block() const { return !is_max_pool() && !averages; }
+    bool is_max_pool() const { return !pool.is_empty(); }
     bool is_linear() const { return !linear.is_empty(); }
     const QuantizedLayer& layer() const;
     const torch::Tensor& weight() const { return is_linear() ? linear->weight : conv->weight; }
@@ -52,7 +53,7 @@ struct Stage::Plan {
   Value add_value();
   Value add(Node node);
   Value last() const { return nodes.back().out; }
-  /// Whether a pool is all that reads a block's value, and computes what follows the GEMM itself.
+  /// Whether a max pool is all that reads a block's value, and computes what follows the GEMM itself.
   bool is_pooled(Value value) const { return pooled[static_cast<size_t>(value)]; }
 
   /// The session that all blocks belong to if the stage can run fused on these inputs, else null.

@@ -34,11 +34,17 @@ struct NodeRun {
   std::shared_ptr<LayerOperands> operands;
   std::shared_ptr<BlockNorm> norm;
   QuantizedTensor x_wtgrad, w_bprop;
-  Tensor mask;        ///< of ReLU and ReLU6
-  Tensor gelu_input;  ///< of GELU
-  kernels::PoolShape pool;
+  Tensor mask;              ///< of ReLU and ReLU6
+  Tensor gelu_input;        ///< of GELU
+  kernels::PoolShape pool;  ///< of a max pool, with the places of its maxima
   Tensor where;
+  std::vector<int64_t> averaged_sizes;  ///< of an average pool's input
 };
+
+kernels::AverageShape average_shape(const NodeRun& run) {
+  const auto& sizes = run.averaged_sizes;
+  return {.batch = sizes[0], .pixels = sizes[2] * sizes[3], .channels = sizes[1]};
+}
 
 class StageRun : public torch::CustomClassHolder {
  public:
@@ -75,8 +81,10 @@ class StageRun : public torch::CustomClassHolder {
     return id == plan_->last() || plan_->needs_values[static_cast<size_t>(id)];
   }
   void run_block(const Stage::Plan::Node& node, NodeRun& run, const variable_list& tensors);
-  void run_pool(const Stage::Plan::Node& node, NodeRun& run);
-  void pool_backward(const NodeRun& run, const Tensor& g, const Tensor& other, Tensor& dx) const;
+  void run_max_pool(const Stage::Plan::Node& node, NodeRun& run);
+  void run_average_pool(const Stage::Plan::Node& node, NodeRun& run);
+  Tensor pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
+                       const Tensor& other) const;
   Tensor as_between(const Tensor& x) const { return ops::to_dense(x, true).to(dtype_); }
   Tensor two_or_less(std::vector<Tensor>& terms);
 
@@ -137,8 +145,10 @@ Tensor StageRun::forward(const variable_list& tensors, bool records) {
     const auto& node = plan_->nodes[i];
     if (node.is_block()) {
       run_block(node, runs_[i], tensors);
+    } else if (node.averages) {
+      run_average_pool(node, runs_[i]);
     } else {
-      run_pool(node, runs_[i]);
+      run_max_pool(node, runs_[i]);
     }
     if (!records) runs_[i] = {};
   }
@@ -183,7 +193,7 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
   }
 }
 
-void StageRun::run_pool(const Stage::Plan::Node& node, NodeRun& run) {
+void StageRun::run_max_pool(const Stage::Plan::Node& node, NodeRun& run) {
   const auto& source = value(node.x).source;
   const auto* computed =
       plan_->is_pooled(node.x) ? dynamic_cast<const ComputedSource*>(source.get()) : nullptr;
@@ -212,16 +222,39 @@ void StageRun::run_pool(const Stage::Plan::Node& node, NodeRun& run) {
   out.source = std::make_shared<TensorSource>(std::move(y));
 }
 
+void StageRun::run_average_pool(const Stage::Plan::Node& node, NodeRun& run) {
+  const Tensor x = value(node.x).source->values();
+  Value& out = value(node.out);
+  run.averaged_sizes = x.sizes().vec();
+  out.sizes = {x.size(0), x.size(1)};
+  Tensor y = at::empty(out.sizes, at::kFloat);
+  kernels::average_pool(average_shape(run), ops::output_type(x), x.const_data_ptr(),
+                        y.mutable_data_ptr<float>());
+  read(node.x);
+  // The last value leaves as float32: its means are rounded once, by whoever reads them.
+  out.source = std::make_shared<TensorSource>(node.out == plan_->last() ? std::move(y) : y.to(dtype_));
+}
+
 /// Adds up all but the first two of them in place.
 Tensor StageRun::two_or_less(std::vector<Tensor>& terms) {
   for (; terms.size() > 2; terms.pop_back()) terms[0].add_(terms.back());
   return terms.size() == 2 ? terms[1] : Tensor();
 }
 
-void StageRun::pool_backward(const NodeRun& run, const Tensor& g, const Tensor& other, Tensor& dx) const {
+Tensor StageRun::pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
+                               const Tensor& other) const {
   if (other.defined()) g.add_(other);
+  if (node.averages) {
+    Tensor dx = pool_->take(run.averaged_sizes, dtype_);
+    const Tensor dy = g.to(at::kFloat);
+    kernels::average_pool_backward(average_shape(run), ops::output_type(dx), dy.const_data_ptr<float>(),
+                                   dx.mutable_data_ptr());
+    return dx;
+  }
+  Tensor dx = pool_->take({run.pool.batch, run.pool.channels, run.pool.in_height, run.pool.in_width}, dtype_);
   kernels::max_pool_backward(run.pool, ops::output_type(dx), g.const_data_ptr(),
                              run.where.const_data_ptr<uint8_t>(), dx.mutable_data_ptr());
+  return dx;
 }
 
 variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
@@ -239,12 +272,8 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
     NodeRun run = keeps_graph ? runs_[i] : std::exchange(runs_[i], {});
     const Tensor other = two_or_less(terms);
     const ops::Needed needed = run.needed;
-    if (node.is_pool()) {
-      if (!needed.input) continue;
-      Tensor dx =
-          pool_->take({run.pool.batch, run.pool.channels, run.pool.in_height, run.pool.in_width}, dtype_);
-      pool_backward(run, terms[0], other, dx);
-      flow(node.x).push_back(std::move(dx));
+    if (!node.is_block()) {
+      if (needed.input) flow(node.x).push_back(pool_backward(node, run, terms[0], other));
       continue;
     }
     const LayerScope layer(run.operands->layer());

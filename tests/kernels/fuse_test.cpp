@@ -388,6 +388,40 @@ TEST(Fuse, MaxPoolIsItsDefinitionOnEveryInstructionSet) {
   }
 }
 
+TEST(Fuse, AveragePoolIsItsDefinitionOnEveryInstructionSet) {
+  std::mt19937 random(13);
+  for (int i = 0; i < 40; ++i) {
+    const AverageShape s{.batch = 1 + static_cast<int64_t>(random() % 5),
+                         .pixels = 1 + static_cast<int64_t>(random() % 70),
+                         .channels = 1 + static_cast<int64_t>(random() % 70)};
+    const OutputType type = i % 2 ? OutputType::kFloat32 : OutputType::kBFloat16;
+    Data x(type, s.batch * s.pixels * s.channels, random, 3.0F);
+    Data dy(OutputType::kFloat32, s.batch * s.channels, random, 1.0F);
+    std::vector<Data> means, gradients;
+    for (const Isa isa : available_isas()) {
+      const ScopedIsa scoped(isa);
+      means.push_back(dy);
+      gradients.push_back(x);
+      average_pool(s, type, x.data(), static_cast<float*>(means.back().data()));
+      average_pool_backward(s, type, static_cast<const float*>(dy.data()), gradients.back().data());
+      ASSERT_EQ(means.back(), means.front()) << to_string(isa);
+      ASSERT_EQ(gradients.back(), gradients.front()) << to_string(isa);
+    }
+    for (int64_t to = 0; to < s.batch * s.channels; ++to) {
+      const int64_t n = to / s.channels, c = to % s.channels;
+      double sum = 0.0;
+      for (int64_t pixel = 0; pixel < s.pixels; ++pixel) {
+        const int64_t from = (n * s.pixels + pixel) * s.channels + c;
+        sum += static_cast<double>(x.at(from));
+        const double dx = static_cast<double>(dy.at(to)) / static_cast<double>(s.pixels);
+        EXPECT_NEAR(static_cast<double>(gradients[0].at(from)), dx,
+                    std::abs(dx) / (type == OutputType::kFloat32 ? 1e6 : 256.0));
+      }
+      EXPECT_NEAR(static_cast<double>(means[0].at(to)), sum / static_cast<double>(s.pixels), 3e-6);
+    }
+  }
+}
+
 TEST(Fuse, NotFiniteShowsInTheRange) {
   std::mt19937 random(1);
   Data x(OutputType::kFloat32, 64, random, 1.0F);

@@ -269,6 +269,45 @@ TEST(LinearBlock, EqualsItsModulesOneByOne) {
   }
 }
 
+/// A residual block, the average over its pixels, and a linear layer behind it or nothing.
+class Averaging : public torch::nn::Module {
+ public:
+  explicit Averaging(bool has_linear) {
+    auto first = register_module("first", make_conv(3, 20, 3, 1, true));
+    auto second = register_module("second", make_conv(20, 20, 3, 1));
+    auto norm = make_norm2d(Normalization::kBatch, 20);
+    register_module("norm", norm.ptr());
+    auto x = stage_.add_block(first, {}, Activation::kRelu, stage_.add_input());
+    x = stage_.add_average_pool(stage_.add_block(second, norm, Activation::kRelu, x, x));
+    if (!has_linear) return;
+    const Linear linear = register_module("linear", Linear(torch::nn::LinearOptions(20, 7)));
+    stage_.add_linear(linear, Activation::kNone, x);
+  }
+  Tensor forward(const Tensor& x) { return stage_.forward({x}); }
+
+ private:
+  Stage stage_;
+};
+
+TEST(Stage, AveragesPixels) {
+  for (const bool has_linear : {false, true}) {
+    const auto make = [&] { return std::make_shared<Averaging>(has_linear); };
+    for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+      const auto [plain, fused] =
+          both<Averaging>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, images(6));
+      expect_close(fused, plain, 1e-5, 1e-4);
+      const auto [plain_half, half] = both<Averaging>(
+          {.policy = "static:32/32/32", .between = Between::kBFloat16, .arithmetic = arithmetic}, make,
+          images(6));
+      EXPECT_TRUE(half.ran_fused);
+      EXPECT_EQ(half.y.scalar_type(), at::kFloat);
+      EXPECT_LT(distance(half.y, plain_half.y), 0x1p-7);
+      // Batch norm cancels most of a gradient that is the same at all pixels; what rounding adds stays.
+      EXPECT_LT(distance(half.dx, plain_half.dx), 0.08);
+    }
+  }
+}
+
 // One block reads the very same codes either way.
 TEST(LinearBlock, GeluIsLibTorchs) {
   const auto make = [] {

@@ -124,6 +124,20 @@ void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, v
   }
 }
 
+template <class T>
+void average_pool(const AverageBlock& p, const void* x, float* y) {
+  for (int64_t c = 0; c < p.channels; ++c) {
+    float sum = read<T>(x, c);
+    for (int64_t pixel = 1; pixel < p.pixels; ++pixel) sum += read<T>(x, pixel * p.channels + c);
+    y[c] = sum * p.factor;
+  }
+}
+
+template <class T>
+void average_pool_backward(const AverageBlock& p, const float* dy, void* dx) {
+  for (int64_t i = 0; i < p.pixels * p.channels; ++i) write<T>(dx, i, dy[i % p.channels] * p.factor);
+}
+
 void sgd(const SgdUpdate& p) {
   for (int64_t i = 0; i < p.count; ++i) {
     float g = std::fma(p.weight_decay, p.weight[i], p.gradient[i]);
@@ -143,6 +157,8 @@ const FuseKernels kFuse = {{affine<float, float>, affine<BFloat16, BFloat16>},
                            {gradients<float>, gradients<BFloat16>},
                            {max_pool<float>, max_pool<BFloat16>},
                            {max_pool_backward<float>, max_pool_backward<BFloat16>},
+                           {average_pool<float>, average_pool<BFloat16>},
+                           {average_pool_backward<float>, average_pool_backward<BFloat16>},
                            sgd};
 
 }  // namespace bitdial::kernels::scalar
