@@ -63,6 +63,7 @@ void add_commands(CLI::App& app) {
   add_cost_command(app);
   add_reproduce_command(app);
   add_replay_command(app);
+  add_report_command(app);
   add_policies_command(app);
   add_models_command(app);
   add_data_command(app);

@@ -20,6 +20,7 @@ void add_plan_command(CLI::App& app);
 void add_cost_command(CLI::App& app);
 void add_reproduce_command(CLI::App& app);
 void add_replay_command(CLI::App& app);
+void add_report_command(CLI::App& app);
 void add_models_command(CLI::App& app);
 void add_info_command(CLI::App& app);
 

@@ -62,6 +62,7 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
                       {"schedule", checkpoint.schedule},
                       {"session", checkpoint.session},
                       {"cost", checkpoint.cost},
+                      {"steps_per_epoch", checkpoint.steps_per_epoch},
                       {"logs", checkpoint.logs},
                       {"policy_learning_rate", nullptr}};
   if (checkpoint.policy_learning_rate) json["policy_learning_rate"] = *checkpoint.policy_learning_rate;
@@ -91,6 +92,7 @@ Checkpoint read_checkpoint(const std::filesystem::path& path) {
     checkpoint.schedule = json.at("schedule");
     checkpoint.session = json.at("session");
     checkpoint.cost = json.value("cost", nlohmann::json());
+    checkpoint.steps_per_epoch = json.value("steps_per_epoch", int64_t{0});
     checkpoint.logs = json.at("logs");
     const auto& rate = json.at("policy_learning_rate");
     if (!rate.is_null()) checkpoint.policy_learning_rate = rate.get<double>();

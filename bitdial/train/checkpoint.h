@@ -38,6 +38,7 @@ struct Checkpoint {
   int64_t classes = 0;
   int64_t in_channels = 0;
   int64_t image_size = 0;
+  int64_t steps_per_epoch = 0;  ///< 0: written by an older version
   Progress progress;
   nlohmann::json schedule;
   nlohmann::json session;                      ///< policy state, scales, running ranges

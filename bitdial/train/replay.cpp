@@ -38,24 +38,15 @@ std::vector<LayerInfo> layers_of(const Checkpoint& checkpoint) {
   return layers;
 }
 
-int64_t steps_per_epoch(const std::filesystem::path& run) {
-  std::optional<int64_t> steps;
-  for_each_line(run / "metrics.jsonl", [&](const nlohmann::json& line) {
-    if (!steps && line.at("kind") == "epoch" && line.at("epoch") == 0)
-      steps = line.at("step").get<int64_t>() + 1;
-  });
-  require(steps.has_value(), "replay", "{} has not finished an epoch: how many steps one has is not known",
-          run.string());
-  return *steps;
-}
-
 class Replay {
  public:
-  Replay(const std::filesystem::path& run, const Recipe& recipe, const Checkpoint& checkpoint)
+  Replay(const Recipe& recipe, const Checkpoint& checkpoint)
       : layers_(layers_of(checkpoint)), policy_(make_policy(recipe.precision)) {
     policy_->attach(layers_);
-    step_.steps_per_epoch = steps_per_epoch(run);
-    step_.total_steps = step_.steps_per_epoch * recipe.train.epochs;
+    require(checkpoint.steps_per_epoch > 0, "replay",
+            "the checkpoint does not say how many steps an epoch has: it is of an older version");
+    step_.steps_per_epoch = checkpoint.steps_per_epoch;
+    step_.total_steps = total_steps(recipe.train, checkpoint.steps_per_epoch);
     report_.policy = recipe.precision.policy;
   }
 
@@ -114,7 +105,7 @@ ReplayReport replay_run(const std::filesystem::path& run) {
   require(RunDirectory::is_run(run), "replay", "{} holds no run: it has no recipe.toml", run.string());
   const Recipe recipe = load_recipe(run / "recipe.toml");
   const Checkpoint checkpoint = read_checkpoint(find_checkpoint(run, /*best=*/false));
-  Replay replay(run, recipe, checkpoint);
+  Replay replay(recipe, checkpoint);
   for_each_line(run / "precision.jsonl", [&](const nlohmann::json& line) { replay.add(line); });
   return replay.take_report();
 }

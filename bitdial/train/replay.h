@@ -24,8 +24,8 @@ struct ReplayReport {
 };
 
 /// Makes the policy of a run's recipe, without a network, and lets it decide again from the evidence of each
-/// line (Policy::redecide). Throws Error when the run has not finished an epoch, from which the number of its
-/// steps follows, and when a line names a layer that the network does not have.
+/// line (Policy::redecide). Throws Error when the run has no checkpoint, and when a line names a layer that
+/// the network does not have.
 ReplayReport replay_run(const std::filesystem::path& run);
 
 }  // namespace bitdial::train

@@ -402,6 +402,7 @@ std::filesystem::path Trainer::save() {
   checkpoint.schedule = schedule_.state();
   checkpoint.session = session_->state();
   checkpoint.policy_learning_rate = policy_learning_rate_;
+  checkpoint.steps_per_epoch = train_loader_.batches();
   checkpoint.cost = {{"operations", meter_->state()}, {"gemms", gemms_->state()}};
   checkpoint.logs = run_.sync();
   for (StoredTensor& tensor : export_weights(*network_).tensors) {

@@ -153,6 +153,27 @@ TEST_F(CommandTest, ComparesPublishedCosts) {
   expect_one_line_error(bitdial("reproduce"), 2);
 }
 
+TEST_F(CommandTest, ReportsAndReplaysARun) {
+  ASSERT_EQ(bitdial("train tiny.toml --policy static:8/8/16 --out run").code, 0);
+  Result result = bitdial("report run --json report.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const char* word : {"int8xint16", "conv1", "BitOPs, analytic", "measured"})
+    EXPECT_TRUE(contains(result.out, word)) << word << "\n" << result.out;
+  const auto json = nlohmann::json::parse(slurp(folder_ / "report.json"));
+  ASSERT_EQ(json.size(), 1U);
+  EXPECT_EQ(json.at(0).at("run"), "run");
+  EXPECT_EQ(json.at(0).at("steps"), 6);
+  result = bitdial("replay run");
+  EXPECT_EQ(result.code, 0) << result.out << result.err;
+  EXPECT_TRUE(contains(result.out, " 0 differences")) << result.out;
+  std::ofstream(folder_ / "run/precision.jsonl", std::ios::app)
+      << R"({"step":3,"layer":"conv1","tensor":"w","bits":5,"arithmetic":"int8","reason":"forged"})" << '\n';
+  result = bitdial("replay run");
+  EXPECT_EQ(result.code, 1);
+  EXPECT_TRUE(contains(result.out, " 1 differences")) << result.out;
+  expect_one_line_error(bitdial("report nothing"), 1);
+}
+
 TEST_F(CommandTest, SuggestsNearestNames) {
   Result result = bitdial("train tiny.toml --policy atp");
   expect_one_line_error(result, 1);

@@ -99,6 +99,23 @@ TEST_F(ReplayTest, StagesOfPfqFollowFromItsLosses) {
               10);
 }
 
+TEST_F(ReplayTest, BitsOfSbmAreInTheRecipe) { expect_same(train_and_replay("sbm"), 15); }
+
+TEST_F(ReplayTest, ScheduledBitsFollowFromTheEpoch) {
+  const fs::path table = run_.string() + ".toml";
+  std::ofstream(table) << "epochs = [0, 1]\nforward = [4, 6]\ngradient = 8\n";
+  const ReplayReport report = train_and_replay("schedule:" + table.string(), {"train.epochs=2"});
+  fs::remove(table);
+  expect_same(report, 10);
+}
+
+TEST_F(ReplayTest, EachOfTwoPoliciesDecidesAgain) {
+  expect_same(
+      train_and_replay("cpt:3-8/8", {"precision.gradient_policy=apt", "precision.gradient_options.T=0.0005",
+                                     "precision.options.cycles=1"}),
+      20);
+}
+
 TEST_F(ReplayTest, OnlyARunCanBeReplayed) { EXPECT_THROW(replay_run(run_ / "nothing"), Error); }
 
 }  // namespace
