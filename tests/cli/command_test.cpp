@@ -148,9 +148,37 @@ TEST_F(CommandTest, ComparesPublishedCosts) {
     EXPECT_DOUBLE_EQ(cell.at("difference").get<double>(),
                      cell.at("ours").get<double>() - cell.at("paper").get<double>());
   }
-  expect_one_line_error(bitdial("reproduce apt-throughput"), 1);
   expect_one_line_error(bitdial("reproduce nothing --cost-only"), 1);
+  expect_one_line_error(bitdial("reproduce apt-throughput --cost-only --background"), 1);
+  expect_one_line_error(bitdial("reproduce apt-throughput --cost-only --epochs 2"), 2);
   expect_one_line_error(bitdial("reproduce"), 2);
+}
+
+TEST_F(CommandTest, TrainsTheRowsOfAPublishedTable) {
+  const std::string command =
+      "reproduce ldp-training-resnet20 --only 'cifar10 LDP 3' --epochs 1 --out runs --json cells.json --set "
+      "data.name=shapes --set data.train_images=96 --set data.test_images=20 --set data.batch_size=16 --set "
+      "model.name=lenet5 --set train.threads=1";
+  Result result = bitdial(command);
+  ASSERT_EQ(result.code, 0) << result.out << result.err;
+  for (const char* scaled : {"train.epochs: 1 instead of 164", "precision.options.lr_beta: 1 instead of 0.1",
+                             "schedule.milestones: "})
+    EXPECT_TRUE(contains(result.out, scaled)) << scaled << "\n" << result.out;
+  const auto first = nlohmann::json::parse(slurp(folder_ / "cells.json"));
+  ASSERT_EQ(first.size(), 3U);  // two costs, one accuracy
+  const auto& trained = first.back();
+  EXPECT_EQ(trained.at("paper"), 92.08);
+  EXPECT_DOUBLE_EQ(trained.at("difference").get<double>(), trained.at("ours").get<double>() - 92.08);
+  EXPECT_TRUE(trained.at("ok").is_null());
+  // A finished run is taken as it is; another length wants another folder.
+  ASSERT_EQ(bitdial(command + " --background").code, 0);
+  for (int wait = 0;
+       wait < 300 && !contains(slurp(folder_ / "runs/ldp-training-resnet20.log"), "cells of costs"); ++wait)
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_EQ(nlohmann::json::parse(slurp(folder_ / "cells.json")), first);
+  result = bitdial(command + " --set optimizer.momentum=0.5");
+  expect_one_line_error(result, 1);
+  EXPECT_TRUE(contains(result.err, "--out")) << result.err;
 }
 
 TEST_F(CommandTest, ReportsAndReplaysARun) {
