@@ -80,6 +80,10 @@ void print_summary(const train::TrainSummary& summary) {
     fmt::print("in the policy's final precision: test accuracy {:.2f} %, test loss {:.4f}\n",
                100 * summary.final_evaluation->accuracy, summary.final_evaluation->loss);
   }
+  if (summary.zero_fraction) {
+    fmt::print("{:.1f} % of the weights that the network computes with are zero\n",
+               100 * *summary.zero_fraction);
+  }
   fmt::print("{} epochs, {} steps in {}; run directory {}\n", summary.epochs, summary.steps,
              train::format_duration(summary.seconds), summary.directory.string());
 }

@@ -21,11 +21,12 @@ constexpr float kAffineScaleFloor = 1e-8F;
 
 // One table per enumeration: the names in JSON.
 template <class Enum>
-using Names = std::array<std::pair<Enum, std::string_view>, 6>;
+using Names = std::array<std::pair<Enum, std::string_view>, 7>;
 constexpr Names<ScaleRule> kRules{{{ScaleRule::kFloat, "float"},
                                    {ScaleRule::kFixed, "fixed"},
                                    {ScaleRule::kPowerOfTwo, "power_of_two"},
                                    {ScaleRule::kPowerOfTwoVendor, "power_of_two_vendor"},
+                                   {ScaleRule::kBlockFloat, "block_float"},
                                    {ScaleRule::kSymmetric, "symmetric"},
                                    {ScaleRule::kAffine, "affine"}}};
 constexpr std::array<std::pair<Granularity, std::string_view>, 3> kGranularities{
@@ -104,6 +105,7 @@ CodeRange code_range(const Format& format) {
     case ScaleRule::kFixed:
     case ScaleRule::kPowerOfTwo:
     case ScaleRule::kPowerOfTwoVendor:
+    case ScaleRule::kBlockFloat:
       return {-half, half - 1};
     case ScaleRule::kSymmetric:
       return {-(half - 1), half - 1};
@@ -147,6 +149,22 @@ int power_of_two_exponent(ScaleRule rule, float absmax, int word_length) {
   return std::clamp(s, -kMaxExponent, kMaxExponent);
 }
 
+int block_float_shift(Range range, int word_length) {
+  require(range.is_finite(), "format", "range {} .. {} is not finite", range.min, range.max);
+  const double half = std::ldexp(1.0, word_length - 1);
+  const double max = std::fabs(static_cast<double>(range.max));
+  const double min = std::fabs(static_cast<double>(range.min));
+  if (max == 0.0 && min == 0.0) return 0;
+  const auto fits = [&](int s) {
+    return std::ldexp(max, s) <= half - 0.5 && std::ldexp(min, s) <= half + 0.5;
+  };
+  int exponent = 0;
+  std::frexp(std::max(max, min), &exponent);  // the larger magnitude lies in [2^(exponent - 1), 2^exponent)
+  int s = word_length - exponent;             // puts it in [half, 2 half): at most one too fine
+  while (!fits(s)) --s;
+  return std::clamp(s, -kMaxExponent, kMaxExponent);
+}
+
 QuantParams choose_params(const Format& format, Range range) {
   check(format);
   require(range.is_finite(), "format", "range {} .. {} is not finite", range.min, range.max);
@@ -159,6 +177,8 @@ QuantParams choose_params(const Format& format, Range range) {
     case ScaleRule::kPowerOfTwo:
     case ScaleRule::kPowerOfTwoVendor:
       return {.scale = power_of_two(power_of_two_exponent(format.rule, range.absmax(), format.word_length))};
+    case ScaleRule::kBlockFloat:
+      return {.scale = power_of_two(-block_float_shift(range, format.word_length))};
     case ScaleRule::kSymmetric:
       return symmetric_params(format.word_length, range.absmax());
     case ScaleRule::kAffine:
@@ -181,6 +201,9 @@ std::string to_string(const Format& format) {
       break;
     case ScaleRule::kPowerOfTwoVendor:
       text = fmt::format("pow2v-{}", n);
+      break;
+    case ScaleRule::kBlockFloat:
+      text = fmt::format("bfp-{}", n);
       break;
     case ScaleRule::kSymmetric:
       text = fmt::format("sym-{}", n);

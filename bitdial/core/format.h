@@ -12,6 +12,8 @@ enum class ScaleRule : uint8_t {
   kFixed,             ///< fixed point <WL,FL>: step 2^-FL, no look at the data (AdaPT)
   kPowerOfTwo,        ///< step 2^s, s = ceil(log2(absmax / (2^(n-1) - 1))) (APT, rule `ceil`)
   kPowerOfTwoVendor,  ///< step 2^s, s = floor(log2 absmax) - (n - 2) (APT, rule `vendor`)
+  kBlockFloat,        ///< step 2^-s, s the largest with max <= (2^(n-1) - 0.5) 2^-s and
+                      ///< |min| <= (2^(n-1) + 0.5) 2^-s (MuPPET)
   kSymmetric,         ///< step absmax / (2^(n-1) - 1), codes -(2^(n-1)-1) .. 2^(n-1)-1
   kAffine,            ///< step (max - min) / (2^n - 1), codes 0 .. 2^n-1 (SBM, CPT, PFQ, LDP)
 };
@@ -64,7 +66,7 @@ struct CodeRange {
   int64_t max = 0;
 };
 
-/// Smallest and largest code of a quantised format. kFixed and the powers of two are asymmetric
+/// Smallest and largest code of a quantised format. kFixed, kBlockFloat and the powers of two are asymmetric
 /// (-2^(n-1) .. 2^(n-1)-1), kSymmetric is not, kAffine starts at 0.
 CodeRange code_range(const Format& format);
 
@@ -102,7 +104,11 @@ QuantParams choose_params(const Format& format, Range range);
 /// absmax = 0 gives 0.
 int power_of_two_exponent(ScaleRule rule, float absmax, int word_length);
 
-/// "float32", "bfloat16", "fixed<8,4>", "pow2-8", "pow2v-8" (vendor rule), "sym-8", "affine-8", with suffixes
+/// The s of kBlockFloat's step 2^-s, in exact arithmetic, limited to -126..126; 0 for a range of zeros.
+int block_float_shift(Range range, int word_length);
+
+/// "float32", "bfloat16", "fixed<8,4>", "pow2-8", "pow2v-8" (vendor rule), "bfp-8", "sym-8", "affine-8", with
+/// suffixes
 /// "/channel",
 /// "/sample", "+zero" (exact zero), "+sr".
 std::string to_string(const Format& format);

@@ -1,5 +1,8 @@
 #include "bitdial/core/policy.h"
 
+#include <functional>
+#include <numeric>
+
 #include "bitdial/core/error.h"
 
 namespace bitdial {
@@ -16,6 +19,10 @@ std::string_view to_string(TensorRole role) {
       return "dy_bprop";
     case TensorRole::kGradWtgrad:
       return "dy_wtgrad";
+    case TensorRole::kOutput:
+      return "y";
+    case TensorRole::kGradInput:
+      return "dx";
   }
   fail("policy", "unknown tensor role {}", static_cast<int>(role));
 }
@@ -31,6 +38,9 @@ std::vector<Gemm> readers(TensorRole role, bool is_first_layer) {
     case TensorRole::kInputWtgrad:
     case TensorRole::kGradWtgrad:
       return {Gemm::kWtgrad};
+    case TensorRole::kOutput:
+    case TensorRole::kGradInput:
+      return {};
   }
   fail("policy", "unknown tensor role {}", static_cast<int>(role));
 }
@@ -55,6 +65,10 @@ std::string_view to_string(GemmArithmetic arithmetic) {
       return "float32";
   }
   fail("policy", "unknown arithmetic {}", static_cast<int>(arithmetic));
+}
+
+int64_t ParameterInfo::elements() const {
+  return std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
 }
 
 std::string_view to_string(LayerKind kind) {

@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bitdial/core/format.h"
@@ -18,11 +19,20 @@
 namespace bitdial {
 
 /// The operands of the three GEMMs of a training step. FPROP multiplies kInput by kWeight, BPROP kGradBprop
-/// by kWeight, WTGRAD kInputWtgrad by kGradWtgrad.
-enum class TensorRole : uint8_t { kWeight, kInput, kInputWtgrad, kGradBprop, kGradWtgrad };
-inline constexpr int kTensorRoles = 5;
+/// by kWeight, WTGRAD kInputWtgrad by kGradWtgrad. The last two are results, no GEMM's operands: they are
+/// quantised where the policy says so (Policy::results) and go on as float32 values on their grid.
+enum class TensorRole : uint8_t {
+  kWeight,
+  kInput,
+  kInputWtgrad,
+  kGradBprop,
+  kGradWtgrad,
+  kOutput,     ///< Y after FPROP; also the output of a normalisation or average pool that follows
+  kGradInput,  ///< dX after BPROP; also that of an average pool that follows
+};
+inline constexpr int kTensorRoles = 7;
 
-/// "w", "x", "x_wtgrad", "dy_bprop", "dy_wtgrad": the names in precision.jsonl.
+/// "w", "x", "x_wtgrad", "dy_bprop", "dy_wtgrad", "y", "dx": the names in precision.jsonl.
 std::string_view to_string(TensorRole role);
 
 enum class LayerKind : uint8_t { kConv2d, kDepthwiseConv2d, kLinear };
@@ -50,7 +60,7 @@ enum class Gemm : uint8_t { kFprop, kBprop, kWtgrad };
 inline constexpr int kGemms = 3;
 std::string_view to_string(Gemm gemm);  ///< "FPROP", "BPROP", "WTGRAD"
 
-/// The GEMMs that read an operand; the first layer has no BPROP.
+/// The GEMMs that read an operand; the first layer has no BPROP. None for results.
 std::vector<Gemm> readers(TensorRole role, bool is_first_layer);
 
 /// What a GEMM may run on; of the mixed ones the first width is that of the left operand (X, dY, X).
@@ -155,6 +165,71 @@ enum class Initializer : uint8_t {
 /// What the values between a block's GEMMs and its other passes are stored in.
 enum class Between : uint8_t { kFloat32, kBFloat16 };
 
+/// Which results a policy quantises besides the operands of GEMMs. With any of them on, stages run their
+/// modules one after the other. A normalisation or pool counts to the layer that ran before it. Gradients
+/// pass the quantiser of an output unchanged.
+struct ResultQuantization {
+  bool outputs = false;          ///< kOutput of layers
+  bool norm_outputs = false;     ///< kOutput of normalisations
+  bool pool_inputs = false;      ///< kOutput of what enters an average pool
+  bool pool_outputs = false;     ///< kOutput of average pools
+  bool grad_inputs = false;      ///< kGradInput of layers and average pools
+  bool inputs_in_place = false;  ///< X is overwritten by its quantised values, for every reader
+  bool any() const {
+    return outputs || norm_outputs || pool_inputs || pool_outputs || grad_inputs || inputs_in_place;
+  }
+};
+
+/// A trainable tensor as a ParameterRule knows it.
+struct ParameterInfo {
+  std::string name;  ///< "layer1.0.conv1.weight"
+  std::vector<int64_t> shape;
+  int layer = -1;  ///< the quantised layer that owns it; of a normalisation the layer before it; -1: none
+  bool is_weight = false;  ///< the weight of that layer's GEMMs
+  int64_t elements() const;
+};
+
+/// One parameter at an update. Spans have the memory order of the parameter: dimension 0 is the outermost.
+struct ParameterUpdate {
+  int parameter = 0;
+  std::span<float> gradient;
+  std::span<const float> master;   ///< float32 values, which receive the update
+  std::span<const float> working;  ///< what the network computed with
+  double weight_decay = 0.0;       ///< the optimiser's for this parameter
+  StepInfo step;
+};
+
+/// What policies do that quantise parameters and gradients themselves (MuPPET, AdaPT). The training loop
+/// keeps float32 masters aside and lets the network compute with working values: the masters in the format of
+/// working(), written before the first forward and after each update. At an update, per parameter in order:
+/// prepare, gradient (the quantiser), update; then the optimiser changes the masters.
+class ParameterRule {
+ public:
+  virtual ~ParameterRule() = default;
+  /// Once, after Policy::attach; in the order of the module tree. The gradients of an update come in the same
+  /// order, without those of parameters that have none.
+  virtual void attach_parameters(std::span<const ParameterInfo> parameters) = 0;
+
+  /// How the working values are quantised; a float format: they are the masters.
+  virtual TensorPlan working(int parameter, TensorProbe& master) = 0;
+  /// The working values just written, and how many of them are zero.
+  virtual void observe_working(int /*parameter*/, std::span<const float> /*working*/) {}
+
+  /// `loss`: of the last micro-batch, before it was scaled for accumulation.
+  virtual void begin_update(const StepInfo&, double /*loss*/, int64_t /*micro_batches*/) {}
+  /// May change the gradient before it is quantised (L1).
+  virtual void prepare(const ParameterUpdate&) {}
+  /// How the gradient is quantised.
+  virtual TensorPlan gradient(int parameter, TensorProbe& gradient) = 0;
+  /// May change the quantised gradient (normalisation, weight decay) and decide.
+  virtual void update(const ParameterUpdate&) {}
+  /// True when update() has added the weight decay, so that the optimiser must not.
+  virtual bool decays_weights() const { return false; }
+
+  /// State too large for JSON, by name: saved and restored beside Policy::state, always of the same sizes.
+  virtual std::vector<std::pair<std::string, std::span<float>>> buffers() { return {}; }
+};
+
 /// One precision policy. Methods are called from one thread. The order within a step: begin_step; per layer,
 /// while the network runs, plan and observe for each operand; end_step; after the last step of an epoch,
 /// end_epoch.
@@ -197,6 +272,8 @@ class Policy {
   }
 
   virtual RunControl end_epoch(const EpochReport&) { return {}; }
+  /// The same after every step, for policies whose epochs are not the run's. A stop ends the epoch early.
+  virtual RunControl control(const StepInfo&) { return {}; }
 
   /// The precision of an operand while the network is evaluated; params as stored during training when
   /// absent.
@@ -206,6 +283,9 @@ class Policy {
   /// (CPT: Bmax, wherever the cycle stands).
   virtual bool has_final_precision() const { return false; }
   virtual Format final_evaluation_format(TensorId id) const { return evaluation_format(id); }
+
+  /// The scale for `evaluation_format`, where neither what training stored nor a running range is wanted.
+  virtual std::optional<QuantParams> evaluation_params(TensorId, TensorProbe&) const { return std::nullopt; }
 
   /// The range that evaluation uses for plans without params.
   virtual RunningRange running_range(TensorId) const { return {}; }
@@ -219,6 +299,11 @@ class Policy {
   /// Without timings such a policy takes the narrowest arithmetic for the fastest.
   virtual bool needs_timings() const { return false; }
   virtual void set_timings(std::shared_ptr<Timings>) {}
+  virtual ResultQuantization results() const { return {}; }
+  /// Null when the parameters are the optimiser's alone. Lives as long as the policy.
+  virtual ParameterRule* parameter_rule() { return nullptr; }
+  /// Whether GEMMs run on the integer kernels where they can; told once, before attach.
+  virtual void set_arithmetic(bool /*is_integer*/) {}
   /// False when the policy never quantises: layers then run LibTorch's own kernels.
   virtual bool quantizes() const { return true; }
 

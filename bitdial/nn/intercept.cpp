@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "bitdial/nn/convert.h"
+#include "bitdial/nn/results.h"
 #include "bitdial/nn/session_core.h"
 
 /// LibTorch's layers call at::conv2d, addmm or matmul without a virtual function in between, so a converted
@@ -121,6 +122,61 @@ at::Tensor matmul(const at::Tensor& x, const at::Tensor& matrix) {
   return layer->linear(x, layer->weight(), {}, is_training(*layer));
 }
 
+SessionCore*& current_session() {
+  thread_local SessionCore* session = nullptr;
+  return session;
+}
+
+// A normalisation or pool behind a layer: `run` computes it.
+template <class Run>
+at::Tensor behind_layer(const at::Tensor& x, bool is_pool, const Run& run) {
+  SessionCore* session = current_session();
+  const auto layer = session != nullptr ? session->last_layer() : nullptr;
+  if (layer == nullptr || !layer->is_active()) return run(x);
+  const ResultQuantization results = session->policy().results();
+  const bool training = session->last_layer_trains();
+  at::Tensor input = x;
+  if (is_pool && results.pool_inputs) input = quantize_output(layer, input, training);
+  if (is_pool && results.grad_inputs) input = quantize_gradient(layer, input, training);
+  const at::Tensor y = run(input);
+  return (is_pool ? results.pool_outputs : results.norm_outputs) ? quantize_output(layer, y, training) : y;
+}
+
+at::Tensor batch_norm(const at::Tensor& x, const std::optional<at::Tensor>& weight,
+                      const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& mean,
+                      const std::optional<at::Tensor>& variance, bool training, double momentum, double eps,
+                      bool cudnn_enabled) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
+  return behind_layer(x, false, [&](const at::Tensor& input) {
+    return at::batch_norm(input, weight, bias, mean, variance, training, momentum, eps, cudnn_enabled);
+  });
+}
+
+at::Tensor avg_pool2d(const at::Tensor& x, at::IntArrayRef kernel, at::IntArrayRef stride,
+                      at::IntArrayRef padding, bool ceil_mode, bool count_include_pad,
+                      std::optional<int64_t> divisor) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
+  return behind_layer(x, true, [&](const at::Tensor& input) {
+    return at::avg_pool2d(input, kernel, stride, padding, ceil_mode, count_include_pad, divisor);
+  });
+}
+
+at::Tensor adaptive_avg_pool2d(const at::Tensor& x, c10::SymIntArrayRef size) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
+  return behind_layer(x, true,
+                      [&](const at::Tensor& input) { return at::adaptive_avg_pool2d_symint(input, size); });
+}
+
+// Over the pixels of images it is the average pool that residual networks end with.
+at::Tensor mean(const at::Tensor& x, at::OptionalIntArrayRef dims, bool keepdim,
+                std::optional<at::ScalarType> dtype) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(kKey);
+  const auto run = [&](const at::Tensor& input) { return at::mean(input, dims, keepdim, dtype); };
+  const bool is_pool = x.dim() == 4 && dims && dims->size() == 2 && at::maybe_wrap_dim((*dims)[0], 4) == 2 &&
+                       at::maybe_wrap_dim((*dims)[1], 4) == 3;
+  return is_pool ? behind_layer(x, true, run) : run(x);
+}
+
 TORCH_LIBRARY_IMPL(_, TESTING_ONLY_GenericMode, library) {
   library.fallback(torch::CppFunction::makeFallthrough());
 }
@@ -131,26 +187,38 @@ TORCH_LIBRARY_IMPL(aten, TESTING_ONLY_GenericMode, library) {
   library.impl("linear", TORCH_FN(linear));
   library.impl("addmm", TORCH_FN(addmm));
   library.impl("matmul", TORCH_FN(matmul));
+  library.impl("batch_norm", TORCH_FN(batch_norm));
+  library.impl("avg_pool2d", TORCH_FN(avg_pool2d));
+  library.impl("adaptive_avg_pool2d", TORCH_FN(adaptive_avg_pool2d));
+  library.impl("mean.dim", TORCH_FN(mean));
 }
 
 }  // namespace
 
 struct Interception::State {
   LayerMap layers;
-  LayerMap* outer = nullptr;
+  LayerMap* outer_layers = nullptr;
+  SessionCore* outer_session = nullptr;
   std::optional<c10::impl::IncludeDispatchKeyGuard> guard;
 };
 
-Interception::Interception(const std::vector<std::shared_ptr<LayerBinding>>& layers)
-    : state_(std::make_unique<State>()) {
-  for (const auto& layer : layers) {
+Interception::Interception(const std::shared_ptr<SessionCore>& session) : state_(std::make_unique<State>()) {
+  for (const auto& layer : session->bindings()) {
     if (layer->weight().defined()) state_->layers.emplace(layer->weight().const_data_ptr(), layer.get());
   }
-  state_->outer = std::exchange(current_layers(), &state_->layers);
-  if (!state_->layers.empty()) state_->guard.emplace(kKey);
+  state_->outer_layers = std::exchange(current_layers(), &state_->layers);
+  state_->outer_session = std::exchange(current_session(), session.get());
+  session->set_last_layer(nullptr, false);
+  const ResultQuantization results = session->policy().results();
+  const bool has_results =
+      results.norm_outputs || results.pool_inputs || results.pool_outputs || results.grad_inputs;
+  if (!state_->layers.empty() || has_results) state_->guard.emplace(kKey);
 }
 
-Interception::~Interception() { current_layers() = state_->outer; }
+Interception::~Interception() {
+  current_layers() = state_->outer_layers;
+  current_session() = state_->outer_session;
+}
 
 Session convert(torch::nn::Module& module, std::shared_ptr<Policy> policy, SessionOptions options) {
   Session session(std::move(policy), std::move(options));

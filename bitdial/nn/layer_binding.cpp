@@ -2,6 +2,7 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/nn/layer_operands.h"
+#include "bitdial/nn/results.h"
 #include "bitdial/nn/session_core.h"
 
 namespace bitdial::nn {
@@ -33,6 +34,7 @@ std::shared_ptr<SessionCore> LayerBinding::begin_call(bool& training) {
   require(!training || core->has_begun(), "session",
           "begin_step must be called before a forward in training mode");
   ++forwards_;
+  core->set_last_layer(shared_from_this(), training);
   return core;
 }
 
@@ -44,21 +46,33 @@ std::shared_ptr<LayerOperands> LayerBinding::begin(bool training, const kernels:
 at::Tensor LayerBinding::conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                                 const ops::ConvOptions& options, bool training) {
   const auto core = begin_call(training);
-  const at::Tensor batch = x.dim() == 3 ? x.unsqueeze(0) : x;
+  const at::Tensor batch = prepare_input(x.dim() == 3 ? x.unsqueeze(0) : x, training);
   at::Tensor y = ops::conv2d(batch, weight, bias, options, core->options().arithmetic,
                              std::make_shared<LayerOperands>(shared_from_this(), training));
   core->set_macs(index_, y.size(1) * y.size(2) * y.size(3) * (weight.numel() / weight.size(0)));
+  y = finish_output(y, training);
   return x.dim() == 3 ? y.squeeze(0) : y;
 }
 
 at::Tensor LayerBinding::linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                                 bool training) {
   const auto core = begin_call(training);
-  at::Tensor y = ops::linear(x, weight, bias, core->options().arithmetic,
+  at::Tensor y = ops::linear(prepare_input(x, training), weight, bias, core->options().arithmetic,
                              std::make_shared<LayerOperands>(shared_from_this(), training));
   const int64_t rows_per_sample = x.dim() > 1 && x.numel() > 0 ? x.numel() / (x.size(0) * x.size(-1)) : 1;
   core->set_macs(index_, rows_per_sample * weight.numel());
-  return y;
+  return finish_output(y, training);
+}
+
+at::Tensor LayerBinding::prepare_input(const at::Tensor& x, bool training) {
+  const ResultQuantization results = core_.lock()->policy().results();
+  if (results.inputs_in_place) overwrite_input(shared_from_this(), x, training);
+  return results.grad_inputs ? quantize_gradient(shared_from_this(), x, training) : x;
+}
+
+at::Tensor LayerBinding::finish_output(const at::Tensor& y, bool training) {
+  const bool is_wanted = core_.lock()->policy().results().outputs;
+  return is_wanted ? quantize_output(shared_from_this(), y, training) : y;
 }
 
 }  // namespace bitdial::nn

@@ -132,6 +132,16 @@ void LayerOperands::observe_gradients(const at::Tensor& dx, const at::Tensor& dw
   tell(TensorRole::kInput, tape_->input(dx));
 }
 
+at::Tensor LayerOperands::on_grid(TensorRole role, const at::Tensor& x) {
+  const bool wants_nhwc =
+      core()->options().arithmetic == Arithmetic::kInteger && x.device().is_cpu() && x.dim() == 4;
+  TensorSource source(ops::to_dense(x, wants_nhwc));
+  const QuantizedTensor quantized =
+      quantize(role, source, plan(role, source), {.kept = true, .whole = false}).kept;
+  return quantized.has_codes() ? ops::dequantize(quantized, x.scalar_type())
+                               : quantized.codes.to(x.scalar_type());
+}
+
 int LayerOperands::layer() const { return layer_->index_; }
 
 bool LayerOperands::update_weight(const at::Tensor& weight, const at::Tensor& gradient) {
@@ -203,7 +213,8 @@ TensorPlan LayerOperands::plan(TensorRole role, TensorProbe& probe) {
     plan.format = is_final ? session->policy().final_evaluation_format(id(role))
                            : session->policy().evaluation_format(id(role));
     const bool is_stored = record.is_prescribed && record.format == plan.format && record.params.size() == 1;
-    if (is_stored) plan.params = record.params[0];
+    plan.params = session->policy().evaluation_params(id(role), probe);
+    if (!plan.params && is_stored) plan.params = record.params[0];
   }
   const Granularity wrong = role == TensorRole::kWeight ? Granularity::kSample : Granularity::kChannel;
   require(plan.format.is_float() || plan.format.granularity != wrong, "session",

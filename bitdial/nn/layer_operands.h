@@ -25,6 +25,9 @@ class LayerOperands : public ops::Operands {
   bool wants_input_gradient() const override { return layer_->step_gradients(training_).has_value(); }
   void observe_gradients(const at::Tensor& dx, const at::Tensor& dw) override;
 
+  /// `x` as values of the grid that the policy plans for `role`, without a graph.
+  at::Tensor on_grid(TensorRole role, const at::Tensor& x);
+
   /// Updates the weight by its gradient at once, if the session has someone who does that.
   bool update_weight(const at::Tensor& weight, const at::Tensor& gradient);
 

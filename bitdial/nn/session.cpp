@@ -16,13 +16,15 @@
 namespace bitdial::nn {
 namespace {
 
-constexpr std::array<TensorRole, kTensorRoles> kRoles = {TensorRole::kWeight, TensorRole::kInput,
-                                                         TensorRole::kInputWtgrad, TensorRole::kGradBprop,
-                                                         TensorRole::kGradWtgrad};
+constexpr std::array<TensorRole, kTensorRoles> kRoles = {
+    TensorRole::kWeight,     TensorRole::kInput,  TensorRole::kInputWtgrad, TensorRole::kGradBprop,
+    TensorRole::kGradWtgrad, TensorRole::kOutput, TensorRole::kGradInput};
 
 std::string arithmetic_of(const LayerBinding& layer, TensorRole role, Arithmetic arithmetic) {
   std::string names;
-  for (const Gemm gemm : readers(role, false)) {
+  const std::vector<Gemm> gemms = readers(role, false);
+  if (gemms.empty()) return "float32";  // a result: float values on their grid
+  for (const Gemm gemm : gemms) {
     if (!layer.gemm(gemm).is_known) continue;
     const std::string name(arithmetic_name(layer.gemm(gemm), arithmetic));
     if (names.empty()) {
@@ -182,6 +184,7 @@ void SessionCore::attach(std::vector<Found> found, at::DeviceType device) {
     bindings_.push_back(std::make_shared<LayerBinding>(weak_from_this(), static_cast<int>(i), found[i]));
     if (found[i].layer != nullptr) found[i].layer->bind(bindings_.back());
   }
+  policy_->set_arithmetic(options_.arithmetic == Arithmetic::kInteger);
   policy_->attach(layers_);
 }
 
@@ -363,7 +366,7 @@ ForwardScope::ForwardScope(Session& session) : state_(std::make_unique<State>())
   if (session.policy().float_arithmetic() == FloatArithmetic::kBFloat16Autocast) {
     state_->autocast.emplace(state_->core->device());
   }
-  state_->interception.emplace(state_->core->bindings());
+  state_->interception.emplace(state_->core);
 }
 
 ForwardScope::~ForwardScope() = default;

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "bitdial/nn/buffer_pool.h"
@@ -92,6 +93,13 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   bool has_begun() const { return has_begun_; }
   WeightUpdater* weight_updater() const { return weight_updater_; }
   void set_weight_updater(WeightUpdater* updater) { weight_updater_ = updater; }
+  /// The layer that ran last, which normalisations and pools behind it count to; null before the first.
+  const std::shared_ptr<LayerBinding>& last_layer() const { return last_layer_; }
+  bool last_layer_trains() const { return last_layer_trains_; }
+  void set_last_layer(std::shared_ptr<LayerBinding> layer, bool training) {
+    last_layer_ = std::move(layer);
+    last_layer_trains_ = training;
+  }
   EvaluationPrecision evaluation_precision() const { return evaluation_precision_; }
   void set_evaluation_precision(EvaluationPrecision precision) { evaluation_precision_ = precision; }
   bool has_other_final_precision() const;
@@ -117,6 +125,8 @@ class SessionCore : public std::enable_shared_from_this<SessionCore> {
   std::shared_ptr<BufferPool> buffers_ = std::make_shared<BufferPool>();
   WeightUpdater* weight_updater_ = nullptr;
   EvaluationPrecision evaluation_precision_ = EvaluationPrecision::kCurrent;
+  std::shared_ptr<LayerBinding> last_layer_;
+  bool last_layer_trains_ = false;
 };
 
 /// One layer's place in a session: asks the policy for the precision of each operand and quantises it.
@@ -151,6 +161,9 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
  private:
   friend class LayerOperands;
   std::shared_ptr<SessionCore> begin_call(bool& training);
+  // What the policy does to results (nn/results.h).
+  at::Tensor prepare_input(const at::Tensor& x, bool training);
+  at::Tensor finish_output(const at::Tensor& y, bool training);
 
   std::weak_ptr<SessionCore> core_;
   int index_ = 0;

@@ -55,7 +55,7 @@ std::shared_ptr<SessionCore> Stage::Plan::fusing_session(const std::vector<torch
     if (session != nullptr && session != binding->session()) return nullptr;
     session = binding->session();
   }
-  if (session == nullptr || !session->options().fused) return nullptr;
+  if (session == nullptr || !session->options().fused || session->policy().results().any()) return nullptr;
   if (at::autocast::is_autocast_enabled(at::kCPU)) return nullptr;
   for (size_t i = 0; i < tensors.size(); ++i) {
     const torch::Tensor& x = tensors[i];

@@ -21,8 +21,8 @@ using kernels::Activation;
 /// one bit per ReLU.
 ///
 /// It fuses what a session runs on the CPU with batch norm, Range BN or none; otherwise, and with
-/// SessionOptions::fused off, it runs the modules one after the other. Values between the passes are
-/// SessionOptions::between.
+/// SessionOptions::fused off or a policy that quantises results (Policy::results), it runs the modules one
+/// after the other. Values between the passes are SessionOptions::between.
 ///
 /// The modules stay the caller's: a network registers them under its own names and adds them here.
 class Stage {

@@ -23,6 +23,9 @@ size_t slot(TensorRole role) {
     case TensorRole::kGradBprop:
     case TensorRole::kGradWtgrad:
       return 2;
+    case TensorRole::kOutput:
+    case TensorRole::kGradInput:
+      break;  // never asked for
   }
   fail("apt", "unknown tensor role {}", static_cast<int>(role));
 }

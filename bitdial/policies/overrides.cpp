@@ -10,9 +10,9 @@
 namespace bitdial::policies {
 namespace {
 
-constexpr std::array<TensorRole, kTensorRoles> kRoles{TensorRole::kWeight, TensorRole::kInput,
-                                                      TensorRole::kInputWtgrad, TensorRole::kGradBprop,
-                                                      TensorRole::kGradWtgrad};
+// Operands of GEMMs; results stay the base's.
+constexpr std::array<TensorRole, 5> kRoles{TensorRole::kWeight, TensorRole::kInput, TensorRole::kInputWtgrad,
+                                           TensorRole::kGradBprop, TensorRole::kGradWtgrad};
 
 // "x" and "dy" name both of their copies.
 bool names_role(const std::string& word, TensorRole role) {
@@ -112,7 +112,25 @@ class OverridePolicy : public Policy {
     return all;
   }
 
+  RunControl control(const StepInfo& step) override {
+    RunControl all;
+    for (const auto& policy : policies_) {
+      const RunControl one = policy->control(step);
+      if (!all.learning_rate) all.learning_rate = one.learning_rate;
+      all.stop = all.stop || one.stop;
+    }
+    return all;
+  }
+
   Format evaluation_format(TensorId id) const override { return of(id).evaluation_format(id); }
+  std::optional<QuantParams> evaluation_params(TensorId id, TensorProbe& probe) const override {
+    return of(id).evaluation_params(id, probe);
+  }
+  ResultQuantization results() const override { return policies_[0]->results(); }
+  ParameterRule* parameter_rule() override { return policies_[0]->parameter_rule(); }
+  void set_arithmetic(bool is_integer) override {
+    for (const auto& policy : policies_) policy->set_arithmetic(is_integer);
+  }
   RunningRange running_range(TensorId id) const override { return of(id).running_range(id); }
   FloatArithmetic float_arithmetic() const override { return policies_[0]->float_arithmetic(); }
   Normalization normalization() const override { return policies_[0]->normalization(); }

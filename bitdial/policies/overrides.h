@@ -21,9 +21,9 @@ struct Override {
 };
 
 /// `base`, except for the operands that an override names; the first that matches counts. Every policy sees
-/// every layer, keeps its own state and is asked only about its own operands. Normalisation, float arithmetic
-/// and a final precision are the base's; a learning rate or stop is taken from the first policy that asks for
-/// one.
+/// every layer, keeps its own state and is asked only about its own operands. Normalisation, float
+/// arithmetic, a final precision, what is done to results and parameters are the base's; a learning rate or
+/// stop is taken from the first policy that asks for one.
 /// Throws Error when a pattern of layers (at attach) or a tensor is unknown.
 std::shared_ptr<Policy> with_overrides(std::shared_ptr<Policy> base, std::vector<Override> overrides);
 

@@ -8,6 +8,7 @@
 #include "bitdial/train/checkpoint_folder.h"
 #include "bitdial/train/setup.h"
 #include "bitdial/train/weights.h"
+#include "bitdial/train/working_weights.h"
 
 namespace bitdial::train {
 
@@ -94,11 +95,19 @@ EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpo
   {
     nn::Session session(policy, session_options(recipe));
     session.attach(*network);
+    std::optional<WorkingWeights> working;
+    if (ParameterRule* rule = policy->parameter_rule()) {
+      working.emplace(*rule, session.layers(), *network, nullptr, static_cast<uint64_t>(recipe.train.seed));
+      working->load_state(from_stored(checkpoint.tensors_under("policy.")));
+    }
     session.load_state(checkpoint.session);
+    if (working) working->start(checkpoint.progress.step);
     report.quantized = *evaluate(*network, &session, loader);
     report.final = evaluate_final(*network, session, loader, report.quantized);
   }
   stop_quantizing_norms(*network);
+  // The masters, where the policy computes with other values.
+  import_weights(*network, checkpoint.tensors_under("model."), report.checkpoint.string());
   report.float32 = *evaluate(*network, nullptr, loader);
 
   report.model = recipe.model.name;

@@ -89,6 +89,10 @@ void Optimizer::end(const torch::Tensor& weight, const Range& range) {
   if (!range.is_finite()) not_finite_ = places_.at(weight.unsafeGetTensorImpl()).parameter->name;
 }
 
+double Optimizer::weight_decay(const torch::Tensor& parameter) const {
+  return places_.at(parameter.unsafeGetTensorImpl()).group->weight_decay;
+}
+
 void Optimizer::start_state(Parameter& parameter) const {
   const auto options = parameter.tensor.options().requires_grad(false);
   if (is_sgd()) {
@@ -135,8 +139,8 @@ void Optimizer::update_sgd(const Group& group, const std::vector<Parameter*>& pa
     gradients.push_back(flat_gradient(parameter->tensor));
     if (parameter->first.defined()) momenta.push_back(flat(parameter->first));
   }
-  at::_fused_sgd_(tensors, gradients, momenta, group.weight_decay, recipe_.momentum, learning_rate,
-                  recipe_.dampening, recipe_.nesterov, /*maximize=*/false, first);
+  at::_fused_sgd_(tensors, gradients, momenta, decays_ ? group.weight_decay : 0.0, recipe_.momentum,
+                  learning_rate, recipe_.dampening, recipe_.nesterov, /*maximize=*/false, first);
 }
 
 void Optimizer::update_adam(const Group& group, const std::vector<Parameter*>& parameters,
@@ -156,11 +160,11 @@ void Optimizer::update_adam(const Group& group, const std::vector<Parameter*>& p
   }
   if (recipe_.name == "adamw") {
     at::_fused_adamw_(tensors, gradients, first, second, {}, steps, learning_rate, recipe_.beta1,
-                      recipe_.beta2, group.weight_decay, recipe_.epsilon, /*amsgrad=*/false,
+                      recipe_.beta2, decays_ ? group.weight_decay : 0.0, recipe_.epsilon, /*amsgrad=*/false,
                       /*maximize=*/false);
   } else {
     at::_fused_adam_(tensors, gradients, first, second, {}, steps, learning_rate, recipe_.beta1,
-                     recipe_.beta2, group.weight_decay, recipe_.epsilon, /*amsgrad=*/false,
+                     recipe_.beta2, decays_ ? group.weight_decay : 0.0, recipe_.epsilon, /*amsgrad=*/false,
                      /*maximize=*/false);
   }
 }

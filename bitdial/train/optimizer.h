@@ -29,6 +29,10 @@ class Optimizer : public nn::WeightUpdater {
   void zero_grad();
   /// From now on nothing decays.
   void end_weight_decay();
+  /// False: the gradients bring their weight decay with them (ParameterRule::decays_weights).
+  void set_weight_decay(bool is_on) { decays_ = is_on; }
+  /// What the recipe says for this parameter.
+  double weight_decay(const torch::Tensor& parameter) const;
 
   /// Global 2-norm of the gradients, in float64 over the norms of the parameters; NaN if one that was used up
   /// in backward was not finite.
@@ -71,6 +75,7 @@ class Optimizer : public nn::WeightUpdater {
   };
 
   OptimizerRecipe recipe_;
+  bool decays_ = true;
   std::vector<Group> groups_;
   std::unordered_map<const c10::TensorImpl*, Place> places_;
   std::optional<double> early_rate_;  ///< of updates in backward

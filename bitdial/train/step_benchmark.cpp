@@ -16,6 +16,7 @@
 #include "bitdial/train/optimizer.h"
 #include "bitdial/train/setup.h"
 #include "bitdial/train/timings.h"
+#include "bitdial/train/working_weights.h"
 
 namespace bitdial::train {
 namespace {
@@ -48,7 +49,12 @@ class Contestant {
     session_->attach(*network_);
     provide_timings(*session_, *network_, options.batch, {}, options.trusts_timings);
     optimizer_ = std::make_unique<Optimizer>(OptimizerRecipe{}, *network_);
-    session_->set_weight_updater(optimizer_.get());
+    if (ParameterRule* rule = session_->policy().parameter_rule()) {
+      working_.emplace(*rule, session_->layers(), *network_, optimizer_.get(), 1);
+      working_->start(0);
+    } else {
+      session_->set_weight_updater(optimizer_.get());
+    }
     // Past the first epoch: every policy is in its steady state, and measures again a whole epoch later.
     step_ = steps_per_epoch_;
   }
@@ -76,7 +82,7 @@ class Contestant {
                         .total_steps = 1000 * steps_per_epoch_};
     const auto start = Clock::now();
     optimizer_->zero_grad();
-    optimizer_->update_in_backward(kLearningRate);
+    if (!working_) optimizer_->update_in_backward(kLearningRate);
     session_->begin_step(info);
     torch::Tensor loss;
     {
@@ -84,8 +90,14 @@ class Contestant {
       loss = torch::nn::functional::cross_entropy(network_->forward(images_), labels_);
     }
     loss.backward();
-    optimizer_->step(kLearningRate);
-    session_->end_step(info, {.loss = loss.item<double>(), .learning_rate = kLearningRate});
+    const auto value = loss.item<double>();
+    if (working_) {
+      working_->update(info, value, 1, kLearningRate);
+    } else {
+      optimizer_->step(kLearningRate);
+    }
+    session_->end_step(info, {.loss = value, .learning_rate = kLearningRate});
+    if (working_) working_->finish_update(info);
     const double elapsed = seconds_since(start);
     // A step that jumped to a new epoch must not be followed by another measuring one.
     if (++step_ % steps_per_epoch_ == 0) ++step_;
@@ -102,6 +114,7 @@ class Contestant {
   std::unique_ptr<nn::Session> session_;
   torch::Tensor images_, labels_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::optional<WorkingWeights> working_;  ///< where the policy has a parameter rule
   int64_t step_ = 0;
 };
 

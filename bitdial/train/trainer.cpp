@@ -18,6 +18,7 @@
 #include "bitdial/train/schedule.h"
 #include "bitdial/train/setup.h"
 #include "bitdial/train/weights.h"
+#include "bitdial/train/working_weights.h"
 
 namespace bitdial::train {
 
@@ -29,6 +30,9 @@ struct StepOutcome {
   int64_t correct = 0;
   int64_t images = 0;
   double learning_rate = 0.0;
+  double last_loss = 0.0;  ///< of the last micro-batch
+  int64_t parts = 1;       ///< micro-batches
+  bool stops = false;      ///< the policy ends the run here
 };
 
 /// What the network achieves after an epoch.
@@ -102,6 +106,7 @@ class Trainer {
   std::shared_ptr<models::Network> network_;
   std::optional<nn::Session> session_;
   std::optional<Optimizer> optimizer_;
+  std::optional<WorkingWeights> working_;  ///< where the policy has a parameter rule
   Schedule schedule_;
   std::optional<double> policy_learning_rate_;
   std::optional<cost::CostMeter> meter_;
@@ -165,22 +170,25 @@ Trainer::Trainer(Recipe recipe, RunDirectory run, const TrainOptions& options, b
   provide_timings(*session_, *network_, (recipe_.data.batch_size + parts - 1) / parts, options.measuring,
                   resumes);
   optimizer_.emplace(recipe_.optimizer, *network_);
-  session_->set_weight_updater(&*optimizer_);
+  if (ParameterRule* rule = policy_->parameter_rule()) {
+    working_.emplace(*rule, session_->layers(), *network_, &*optimizer_,
+                     static_cast<uint64_t>(recipe_.train.seed));
+  } else {
+    session_->set_weight_updater(&*optimizer_);
+  }
 }
 
 void Trainer::start_from_init() {
-  if (recipe_.model.init.empty()) return;
-  import_weights(*network_, read_weights(recipe_.model.init), recipe_.model.init);
+  if (!recipe_.model.init.empty()) {
+    import_weights(*network_, read_weights(recipe_.model.init), recipe_.model.init);
+  }
+  if (working_) working_->start(0);
 }
 
 void Trainer::restore(const Checkpoint& checkpoint) {
   const std::string source = run_.checkpoints().string();
   import_weights(*network_, checkpoint.tensors_under("model."), source);
-  std::map<std::string, torch::Tensor> optimizer_state;
-  for (const StoredTensor& tensor : checkpoint.tensors_under("optimizer.").tensors) {
-    optimizer_state[tensor.name] = from_stored(tensor);
-  }
-  optimizer_->load_state(optimizer_state);
+  optimizer_->load_state(from_stored(checkpoint.tensors_under("optimizer.")));
   const TensorFile random_state = checkpoint.tensors_under("rng.");
   require(random_state.tensors.size() == 1, "checkpoint", "{} lacks the state of the random generator",
           source);
@@ -197,6 +205,10 @@ void Trainer::restore(const Checkpoint& checkpoint) {
   // A run that was made longer since is not finished.
   if (recipe_.train.epochs > parse_recipe(checkpoint.recipe, source).train.epochs) progress_.finished = false;
   seconds_before_call_ = progress_.seconds;
+  if (working_) {
+    working_->load_state(from_stored(checkpoint.tensors_under("policy.")));
+    working_->start(progress_.step);
+  }
   run_.rewind(checkpoint.logs);
 }
 
@@ -225,6 +237,7 @@ StepOutcome Trainer::accumulate_gradients(const BatchTensors& batch, StepInfo& i
   StepOutcome outcome;
   outcome.images = batch.images.size(0);
   const int64_t parts = std::min(recipe_.train.micro_batches, outcome.images);
+  outcome.parts = parts;
   for (int64_t part = 0; part < parts; ++part) {
     const int64_t begin = outcome.images * part / parts;
     const int64_t count = outcome.images * (part + 1) / parts - begin;
@@ -250,6 +263,7 @@ StepOutcome Trainer::accumulate_gradients(const BatchTensors& batch, StepInfo& i
     const double share = static_cast<double>(count) / static_cast<double>(outcome.images);
     (parts == 1 ? loss : loss * share).backward();
     outcome.loss += value * share;
+    outcome.last_loss = value;
     torch::NoGradGuard no_grad;
     outcome.correct += logits.argmax(1).eq(labels).sum().item<int64_t>();
   }
@@ -275,17 +289,25 @@ StepOutcome Trainer::run_step(data::Batch& batch) {
     optimizer_->zero_grad();
     const double learning_rate = policy_learning_rate_.value_or(schedule_.learning_rate(info.step));
     // Clipping and accumulation want all gradients first.
-    const bool is_direct = recipe_.train.clip_norm <= 0.0 && recipe_.train.micro_batches == 1;
+    const bool is_direct = !working_ && recipe_.train.clip_norm <= 0.0 && recipe_.train.micro_batches == 1;
     const int64_t decay_epochs = recipe_.optimizer.decay_epochs;
     if (decay_epochs > 0 && info.epoch >= decay_epochs) optimizer_->end_weight_decay();
     if (is_direct) optimizer_->update_in_backward(learning_rate);
     StepOutcome outcome = accumulate_gradients(tensors_of(batch, train_data_->shape()), info);
     check_gradients(info);
     outcome.learning_rate = learning_rate;
-    optimizer_->step(outcome.learning_rate);
+    if (working_) {
+      working_->update(info, outcome.last_loss, outcome.parts, learning_rate);
+    } else {
+      optimizer_->step(learning_rate);
+    }
     session_->end_step(info, {outcome.loss, outcome.learning_rate});
     meter_->add(session_->layer_bits());
     for (const GemmLine& line : gemms_->add(info.step, session_->gemm_arithmetic())) run_.write(line);
+    if (working_) working_->finish_update(info);
+    const RunControl control = policy_->control(info);
+    if (control.learning_rate) policy_learning_rate_ = control.learning_rate;
+    outcome.stops = control.stop;
     return outcome;
   });
 }
@@ -405,9 +427,17 @@ std::filesystem::path Trainer::save() {
   checkpoint.steps_per_epoch = train_loader_.batches();
   checkpoint.cost = {{"operations", meter_->state()}, {"gemms", gemms_->state()}};
   checkpoint.logs = run_.sync();
+  std::optional<WorkingWeights::MasterScope> masters;
+  if (working_) masters.emplace(*working_);
   for (StoredTensor& tensor : export_weights(*network_).tensors) {
     tensor.name.insert(0, "model.");
     checkpoint.tensors.push_back(std::move(tensor));
+  }
+  masters.reset();
+  if (working_) {
+    for (const auto& [name, tensor] : working_->state()) {
+      checkpoint.tensors.push_back(to_stored("policy." + name, tensor));
+    }
   }
   for (const auto& [name, tensor] : optimizer_->state()) {
     checkpoint.tensors.push_back(to_stored("optimizer." + name, tensor));
@@ -443,6 +473,10 @@ Trainer::Outcome Trainer::run_steps() {
     step_seconds_ += seconds_since(start);  // waiting for data included
     log_step(outcome);
     train_loader_.recycle(std::move(*batch));
+    if (outcome.stops) {
+      stop_after_epoch_ = true;
+      break;
+    }
     if (should_stop()) return Outcome::kStopped;
     const int64_t every = recipe_.train.checkpoint_steps;
     if (every > 0 && progress_.step % every == 0) save();
@@ -554,6 +588,7 @@ TrainSummary Trainer::run() {
   summary.seconds = seconds_before_call_ + seconds_since(call_start_);
   summary.precision = session_->summary();
   summary.cost = meter_->totals();
+  if (working_) summary.zero_fraction = working_->zero_fraction();
   if (options_.profiles && profiled_steps_ > 0) {
     summary.profile = train::summarise(profile_, session_->layers(), profiled_steps_, profiled_images_);
   }

@@ -51,6 +51,12 @@ torch::Tensor from_stored(const StoredTensor& stored) {
   return tensor;
 }
 
+std::map<std::string, torch::Tensor> from_stored(const TensorFile& file) {
+  std::map<std::string, torch::Tensor> tensors;
+  for (const StoredTensor& tensor : file.tensors) tensors[tensor.name] = from_stored(tensor);
+  return tensors;
+}
+
 TensorFile export_weights(const torch::nn::Module& module) {
   // PyTorch's order: a module's parameters, its buffers, then its children.
   TensorFile file;

@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <map>
 #include <string>
 
 #include "bitdial/train/tensor_file.h"
@@ -11,6 +12,8 @@ namespace bitdial::train {
 
 StoredTensor to_stored(const std::string& name, const torch::Tensor& tensor);
 torch::Tensor from_stored(const StoredTensor& stored);
+/// All of them, by name.
+std::map<std::string, torch::Tensor> from_stored(const TensorFile& file);
 
 /// Parameters and buffers by their names in the module tree, as PyTorch's state_dict().
 TensorFile export_weights(const torch::nn::Module& module);

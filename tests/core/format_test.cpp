@@ -266,5 +266,39 @@ TEST(Format, JsonOfAnotherKindIsRefused) {
   EXPECT_THROW(nlohmann::json::parse(R"({"rule": "affine", "word_length": 99})").get<Format>(), Error);
 }
 
+// MuPPET's step: the largest s with max 2^s <= 2^(b-1) - 0.5 and |min| 2^s <= 2^(b-1) + 0.5.
+TEST(Format, BlockFloatTakesTheFinestStepThatHoldsTheRange) {
+  EXPECT_EQ(block_float_shift({0.0F, 0.0F}, 8), 0);
+  EXPECT_EQ(block_float_shift({0.0F, 127.5F}, 8), 0);
+  EXPECT_EQ(block_float_shift({0.0F, 127.51F}, 8), -1);
+  EXPECT_EQ(block_float_shift({-128.5F, 1.0F}, 8), 0);
+  EXPECT_EQ(block_float_shift({-128.51F, 1.0F}, 8), -1);
+  EXPECT_EQ(block_float_shift({-1.0F, 1.0F}, 8), 6);  // 1 * 2^7 = 128 > 127.5
+  EXPECT_EQ(block_float_shift({-1.0F, 0.5F}, 8), 7);
+  EXPECT_EQ(block_float_shift({-1e-30F, 1e-38F}, 16), 114);
+  const Format format{.rule = ScaleRule::kBlockFloat, .word_length = 12};
+  EXPECT_EQ(choose_params(format, {-3.0F, 3.0F}).scale, 0x1p-9F);
+  EXPECT_EQ(code_range(format).min, -2048);
+  EXPECT_EQ(code_range(format).max, 2047);
+  EXPECT_EQ(to_string(format), "bfp-12");
+  EXPECT_EQ(nlohmann::json(format).get<Format>(), format);
+}
+
+// floor(log2(min(...))) as the specification writes it, in float64.
+TEST(Format, BlockFloatShiftIsTheSpecifiedFormula) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(-1.0F, 1.0F);
+  for (int i = 0; i < 2000; ++i) {
+    const float a = std::ldexp(uniform(random), i % 40 - 20), b = std::ldexp(uniform(random), i % 40 - 20);
+    const Range range{std::min(a, b), std::max(a, b)};
+    for (const int bits : {8, 12, 14, 16}) {
+      const double half = std::ldexp(1.0, bits - 1);
+      const double up = std::fabs((half - 0.5) / static_cast<double>(range.max));
+      const double down = std::fabs((half + 0.5) / static_cast<double>(range.min));
+      EXPECT_EQ(block_float_shift(range, bits), static_cast<int>(std::floor(std::log2(std::min(up, down)))));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace bitdial
