@@ -7,12 +7,14 @@
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/suggest.h"
+#include "bitdial/policies/adapt.h"
 #include "bitdial/policies/apt.h"
 #include "bitdial/policies/auto.h"
 #include "bitdial/policies/bf16.h"
 #include "bitdial/policies/cpt.h"
 #include "bitdial/policies/float32.h"
 #include "bitdial/policies/ldp.h"
+#include "bitdial/policies/muppet.h"
 #include "bitdial/policies/options.h"
 #include "bitdial/policies/pfq.h"
 #include "bitdial/policies/random_policy.h"
@@ -43,6 +45,10 @@ Factory plain() {
 template <class P>
 Factory with_options() {
   return [](OptionReader& options) { return std::make_shared<P>(options); };
+}
+
+Factory adapt_factory(const std::string& name) {
+  return [name](OptionReader& options) { return std::make_shared<AdaptPolicy>(name, options); };
 }
 
 // "8/8/16": as many word lengths as there are names.
@@ -113,6 +119,19 @@ const std::vector<Entry>& table() {
        "width per tensor from the quantisation error, widened when it grows (Zhang et al. 2020)",
        with_options<AptPolicy>(),
        {}},
+      {"muppet",
+       "one word length, raised 8-12-14-16-float32 as gradients lose diversity (Rajagopal et al. 2020)",
+       with_options<MuppetPolicy>(),
+       {}},
+      {"adapt",
+       "fixed point per layer, shrunk by weight histograms, widened by gradient diversity (Kummer 2021-23)",
+       adapt_factory("adapt"),
+       {}},
+      {"adept",
+       "adapt's third version: the same mechanism, switching within epochs",
+       adapt_factory("adept"),
+       {}},
+      {"marvin", "adapt's first version: without L1 and penalty", adapt_factory("marvin"), {}},
       {"auto",
        "per layer and GEMM the fastest arithmetic on this machine whose error stays within apt's bounds",
        with_options<AutoPolicy>(),

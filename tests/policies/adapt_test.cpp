@@ -1,0 +1,254 @@
+#include "bitdial/policies/adapt.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "bitdial/core/error.h"
+#include "bitdial/policies/registry.h"
+#include "bitdial/policies/squared_norm.h"
+#include "parameter_harness.h"
+
+namespace bitdial::policies {
+namespace {
+
+using Options = nlohmann::json;
+using testing::ParameterHarness;
+using testing::VectorProbe;
+
+std::shared_ptr<AdaptPolicy> make_adapt(const nlohmann::json& options, const std::string& name = "adapt") {
+  return std::dynamic_pointer_cast<AdaptPolicy>(make(name, options));
+}
+
+/// A convolution with norm and a linear layer, weights normal, gradients uncorrelated from step to step.
+class AdaptRun {
+ public:
+  explicit AdaptRun(const nlohmann::json& options = nlohmann::json::object(),
+                    const std::string& name = "adapt")
+      : policy(make_adapt(options, name)),
+        parameters(*policy, {{"conv1.weight", {16, 8, 3, 3}, 0, true},
+                             {"bn1.weight", {16}, 0, false},
+                             {"bn1.bias", {16}, 0, false},
+                             {"fc.weight", {10, 64}, 1, true},
+                             {"fc.bias", {10}, 1, false}}) {
+    for (auto& master : parameters.masters) fill(master, 0.1);
+    parameters.write_working(0);
+  }
+
+  void fill(std::vector<float>& values, double sigma) {
+    std::normal_distribution<double> normal(0.0, sigma);
+    for (float& x : values) x = static_cast<float>(normal(random));
+  }
+
+  void step(double loss) {
+    for (auto& gradient : parameters.gradients) fill(gradient, 0.5);
+    parameters.update({.step = steps, .steps_per_epoch = 100}, loss);
+    ++steps;
+    parameters.write_working(steps);
+  }
+
+  TensorPlan plan(TensorRole role, int layer) {
+    VectorProbe probe({1.0F});
+    return policy->plan({layer, role}, {.step = steps}, probe);
+  }
+
+  std::mt19937 random{17};
+  std::shared_ptr<AdaptPolicy> policy;
+  ParameterHarness parameters;
+  int64_t steps = 0;
+};
+
+void expect_invariants(const AdaptPolicy& policy, int wl_max, int buff) {
+  for (const AdaptPolicy::Tensor& tensor : policy.tensors()) {
+    EXPECT_GE(tensor.format.FL, 4);
+    EXPECT_LE(tensor.format.FL, wl_max - buff);
+    EXPECT_LE(tensor.format.FL + buff, tensor.format.WL);
+    EXPECT_LE(tensor.format.WL, wl_max);
+    EXPECT_GE(tensor.r, 50);
+    EXPECT_LE(tensor.r, 150);
+    EXPECT_GE(tensor.lb, 25);
+    EXPECT_LE(tensor.lb, 100);
+  }
+}
+
+TEST(Adapt, SwitchesAfterTheLookbackAndKeepsItsInvariants) {
+  for (const char* search : {"clean", "released"}) {
+    for (const auto& [wl_max, buff] : {std::pair{32, 8}, {32, 4}, {16, 4}}) {
+      AdaptRun run(Options{{"search", search}, {"wl_max", wl_max}, {"buff", buff}});
+      run.step(1.0);
+      EXPECT_EQ(run.policy->tensors()[0].format, (FixedPoint{8, 4}));
+      std::vector<int64_t> switches;
+      for (int i = 1; i < 90; ++i) {
+        const int64_t before = run.policy->tensors()[0].n;
+        // A loss that rises now and then moves the strategy.
+        run.step(i % 20 < 10 ? 1.0 : 2.0);
+        if (run.policy->tensors()[0].n < before) {
+          switches.push_back(run.steps);
+          EXPECT_TRUE(run.plan(TensorRole::kWeight, 0).evidence.contains("D"));
+        }
+        if (run.steps > 31) {
+          expect_invariants(*run.policy, wl_max, buff);
+        }
+      }
+      ASSERT_EQ(switches.size(), 3U);
+      // D of random directions is sqrt(n) within some percent: 28 updates (adapt.md), give or take one.
+      EXPECT_NEAR(static_cast<double>(switches[0]), 28.0, 1.0);
+      EXPECT_NEAR(static_cast<double>(switches[2] - switches[1]), 28.0, 1.0);
+    }
+  }
+}
+
+TEST(Adapt, EvidenceRederivesTheSwitch) {
+  AdaptRun run(Options{{"buff", 4}, {"kl_tol", 0.02}});
+  int seen = 0;
+  for (int i = 0; i < 120; ++i) {
+    run.step(1.0 + 0.01 * i);
+    const TensorPlan plan = run.plan(TensorRole::kWeight, 0);
+    if (!plan.evidence.contains("D")) continue;
+    ++seen;
+    const auto& evidence = plan.evidence;
+    const FixedPoint reduced{evidence.at("push_down").at(0), evidence.at("push_down").at(1)};
+    const auto strategy = evidence.at("strategy") == "min"    ? AdaptStrategy::kMin
+                          : evidence.at("strategy") == "mean" ? AdaptStrategy::kMean
+                                                              : AdaptStrategy::kMax;
+    const PushUpResult up = push_up(evidence.at("D"), reduced, strategy, {.buff = 4});
+    EXPECT_EQ(up.format.WL, plan.format.word_length);
+    EXPECT_EQ(up.format.FL, plan.format.fraction_length);
+    EXPECT_EQ(up.s1, evidence.at("s1"));
+    EXPECT_EQ(up.s2, evidence.at("s2"));
+    EXPECT_GE(evidence.at("n").get<int>(), evidence.at("lookback").get<int>());
+  }
+  EXPECT_GE(seen, 3);
+}
+
+TEST(Adapt, FollowersCopyTheTensorBefore) {
+  AdaptRun run;
+  for (int i = 0; i < 40; ++i) run.step(1.0);
+  const auto& tensors = run.policy->tensors();
+  for (const size_t follower : {size_t{1}, size_t{2}}) {
+    EXPECT_EQ(tensors[follower].format, tensors[0].format);
+    EXPECT_EQ(tensors[follower].lb, tensors[0].lb);
+  }
+  EXPECT_EQ(tensors[4].format, tensors[3].format);
+  EXPECT_EQ(run.policy->buffers().size(), 2U);
+}
+
+TEST(Adapt, GradientsAreQuantisedThenNormalised) {
+  AdaptRun run(Options{{"l1", 0.0}});
+  run.step(1.0);
+  for (const auto& gradient : run.parameters.gradients) EXPECT_NEAR(squared_norm(gradient), 1.0, 1e-5);
+  // Multiples of one number: the norm was taken after the grid of 1/16.
+  const std::vector<float>& g = run.parameters.gradients[0];
+  float unit = 1.0F;
+  for (const float x : g) {
+    if (x != 0.0F) unit = std::min(unit, std::fabs(x));
+  }
+  for (const float x : g) EXPECT_NEAR(x / unit, std::nearbyint(x / unit), 0.02) << x;
+
+  AdaptRun clipped(Options{{"grad_norm", "clip1"}, {"l1", 0.0}, {"quant_grads", false}});
+  std::vector<float>& small = clipped.parameters.gradients[4];
+  std::fill(small.begin(), small.end(), 0.01F);
+  clipped.parameters.update({.step = 0}, 1.0);
+  EXPECT_EQ(small.front(), 0.01F);
+}
+
+TEST(Adapt, L1PullsTheWeightsThatTheNetworkSees) {
+  AdaptRun run(Options{{"l1", 0.25}, {"grad_norm", "none"}, {"quant_grads", false}});
+  auto& gradient = run.parameters.gradients[0];
+  std::fill(gradient.begin(), gradient.end(), 1.0F);
+  run.parameters.update({.step = 0}, 1.0);
+  int zeros = 0;
+  for (size_t i = 0; i < gradient.size(); ++i) {
+    const float w = run.parameters.working[0][i];
+    zeros += w == 0.0F;
+    EXPECT_EQ(gradient[i], w > 0.0F ? 1.25F : w < 0.0F ? 0.75F : 1.0F);
+  }
+  EXPECT_GT(zeros, 0);  // the grid of 1/16 has many
+  EXPECT_NEAR(run.policy->zero_fraction(0), static_cast<double>(zeros) / static_cast<double>(gradient.size()),
+              1e-12);
+}
+
+TEST(Adapt, PenaltyIsTheMeanOfWordLengthAndNonZeros) {
+  AdaptRun run;
+  double expected = 0.0;
+  for (int p = 0; p < 5; ++p) expected += 8.0 / 32.0 * (1.0 - run.policy->zero_fraction(p)) / 5.0;
+  EXPECT_NEAR(run.policy->penalty(), expected, 1e-12);
+}
+
+TEST(Adapt, WorkingValuesAreExactAtTheGemm) {
+  AdaptRun run;
+  for (int i = 0; i < 60; ++i) {
+    run.step(1.0);
+    const TensorPlan plan = run.plan(TensorRole::kWeight, 0);
+    EXPECT_EQ(ParameterHarness::quantized(run.parameters.working[0], plan, random_key({.seed = 4})),
+              run.parameters.working[0]);
+  }
+}
+
+TEST(Adapt, RisingLossReachesTheWidestFormatWithinTwoSteps) {
+  AdaptRun run(Options{{"buff", 4}, {"gamma", 1.0}});
+  for (int i = 0; i < 60; ++i) run.step(1.0);
+  double loss = 1.0;
+  while (run.policy->strategy() != AdaptStrategy::kMax) {
+    loss += 1.0;
+    ASSERT_LT(loss, 5.0);
+    run.step(loss);
+  }
+  EXPECT_LE(loss, 3.0);
+  run.step(0.0);
+  EXPECT_EQ(run.policy->strategy(), AdaptStrategy::kMin);
+}
+
+TEST(Adapt, QuantisesTheTensorsOfTheTable) {
+  AdaptRun run;
+  for (const TensorRole role : {TensorRole::kWeight, TensorRole::kInput, TensorRole::kOutput}) {
+    EXPECT_EQ(to_string(run.plan(role, 0).format), "fixed<8,4>+sr");
+  }
+  EXPECT_TRUE(run.plan(TensorRole::kGradBprop, 0).format.is_float());
+  EXPECT_TRUE(run.plan(TensorRole::kGradWtgrad, 0).format.is_float());
+  const ResultQuantization results = run.policy->results();
+  EXPECT_TRUE(results.outputs && results.norm_outputs && results.pool_outputs && results.pool_inputs);
+  EXPECT_FALSE(results.grad_inputs || results.inputs_in_place);
+  EXPECT_FALSE(make_adapt({{"quant_out", false}})->results().any());
+  EXPECT_TRUE(make_adapt({{"inplace_inputs", true}})->results().inputs_in_place);
+}
+
+TEST(Adapt, RestoredRunDecidesTheSame) {
+  for (const char* pushup : {"code", "kl_gradients"}) {
+    const nlohmann::json options = {{"pushup", pushup}, {"lb_upr", 40}};
+    AdaptRun first(options);
+    for (int i = 0; i < 40; ++i) first.step(1.0 + 0.1 * (i % 5));
+    AdaptRun second(options);
+    second.parameters.masters = first.parameters.masters;
+    second.policy->load_state(nlohmann::json::parse(first.policy->state().dump()));
+    auto from = first.policy->buffers();
+    auto to = second.policy->buffers();
+    ASSERT_EQ(from.size(), to.size());
+    for (size_t i = 0; i < from.size(); ++i) std::ranges::copy(from[i].second, to[i].second.begin());
+    second.random = first.random;
+    second.steps = first.steps;
+    second.parameters.write_working(second.steps);
+    for (int i = 0; i < 50; ++i) {
+      first.step(1.0 + 0.1 * (i % 3));
+      second.step(1.0 + 0.1 * (i % 3));
+      ASSERT_EQ(first.policy->state(), second.policy->state()) << pushup << " " << i;
+    }
+  }
+}
+
+TEST(Adapt, PresetsAndTheirRefusals) {
+  EXPECT_EQ(make("marvin")->options().at("l1"), 0.0);
+  EXPECT_EQ(make("marvin")->options().at("penalty"), false);
+  EXPECT_EQ(make("adept")->options().at("l1"), 1e-4);
+  EXPECT_EQ(make("adapt")->options().at("preset"), "adapt_sdm");
+  EXPECT_EQ(make("adapt", {{"preset", "adapt_v4"}})->options().at("penalty"), true);
+  EXPECT_THROW(make("adept", {{"preset", "adapt_v4"}}), Error);
+  EXPECT_THROW(make("adapt", {{"lb_lwr", 256}}), Error);
+  EXPECT_NO_THROW(make("adapt", {{"lb_lwr", 256}, {"constant_lookback", true}}));
+  EXPECT_THROW(make("adapt", {{"wl_max", 16}, {"buff", 16}}), Error);
+}
+
+}  // namespace
+}  // namespace bitdial::policies
