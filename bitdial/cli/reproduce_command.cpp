@@ -135,8 +135,8 @@ void compare_accuracies(const train::ReproducedGroup& group, const ReproduceArgu
     ++rows;
   }
   if (rows == 0) return fmt::print("{}: nothing to train\n\n", group.name);
-  fmt::print("Accuracies of {} (seeds of each row: {}); reported, not judged\n\n{}\n", group.name, arguments.seeds,
-             table.text());
+  fmt::print("Accuracies of {} (seeds of each row: {}); reported, not judged\n\n{}\n", group.name,
+             arguments.seeds, table.text());
 }
 
 void run_reproduce(const ReproduceArguments& arguments) {

@@ -49,9 +49,12 @@ struct LayerInfo {
   bool is_last = false;
 };
 
+inline constexpr int kNoOption = -1;
+
 struct TensorId {
   int layer = 0;
   TensorRole role = TensorRole::kWeight;
+  int option = kNoOption;  ///< of a gated block (GateRequest), 0 .. options - 1
   bool operator==(const TensorId&) const = default;
 };
 
@@ -107,6 +110,28 @@ struct StepGradients {
   std::vector<double> by_step;
   std::vector<QuantParams> params;
   int word_length = 0;
+};
+
+/// What a gate's options apply to. kBlock: a residual block runs once per option, its outputs are mixed.
+/// kOperand: it runs once, and inside each GEMM a sample's operands have the formats of its option.
+enum class GateForm : uint8_t { kBlock, kOperand };
+
+/// A small network that chooses one of several precisions for each sample and residual block (FracTrain).
+struct GateRequest {
+  int options = 1;
+  GateForm form = GateForm::kBlock;
+  /// The gate learns from every option; otherwise from the chosen one and its cost.
+  bool is_exact = true;
+  std::vector<int64_t> features{32, 16};  ///< channels of the 1x1 convolutions on a block's pooled input
+  int64_t hidden = 16;                    ///< units of the LSTM that all blocks share
+};
+
+/// What the gate chose in one forward.
+struct GateUse {
+  std::vector<double> samples;  ///< [block][option], in execution order: how many chose it
+  int blocks = 0;
+  int64_t batch = 0;
+  double task_loss = 0.0;
 };
 
 /// How a tensor is to be quantised now. Without `params` the format's own rule applies to the tensor's range.
@@ -257,6 +282,16 @@ class Policy {
   virtual std::optional<KeptResidual> step_gradients(int /*layer*/) const { return std::nullopt; }
   /// kWeight and kInput, once per backward of the layer: with gradient accumulation once per micro-batch.
   virtual void observe_step_gradients(TensorId, const StepInfo&, const StepGradients&) {}
+
+  /// Set by a policy that lets a gate choose: the layers of residual blocks then ask for the precision of an
+  /// option, all others as ever. Asked before the network is made.
+  virtual std::optional<GateRequest> gate() const { return std::nullopt; }
+  /// After each training forward with a gate: the loss gets the sum of weight * samples over `use.samples`.
+  virtual std::vector<double> weigh_gate(const GateUse& use, const StepInfo&) {
+    return std::vector<double>(use.samples.size(), 0.0);
+  }
+  /// The word length to report where one number per tensor says too little.
+  virtual std::optional<double> mean_bits(TensorId) const { return std::nullopt; }
 
   /// The multiply-accumulates of a layer for one sample, when its first forward has shown them.
   virtual void set_macs(int layer, int64_t macs) { layers_.at(static_cast<size_t>(layer)).macs = macs; }

@@ -21,6 +21,10 @@ int64_t pooled(int64_t size, int64_t kernel, int64_t stride, int64_t padding, bo
 
 }  // namespace
 
+torch::Tensor Network::with_gate_cost(const torch::Tensor& loss, Policy& policy, const StepInfo& step) const {
+  return has_gate() ? loss + gate_->cost(policy, step, loss.item<double>()) : loss;
+}
+
 LayerRow& LayerFactory::add_row(const std::string& name, const char* kind, ImageSize output) {
   LayerRow row;
   row.name = name;

@@ -9,6 +9,7 @@
 #include "bitdial/models/zoo.h"
 #include "bitdial/nn/conv2d.h"
 #include "bitdial/nn/linear.h"
+#include "bitdial/nn/precision_gate.h"
 #include "bitdial/nn/stage.h"
 
 namespace bitdial::models {
@@ -21,6 +22,10 @@ class Network : public torch::nn::Module {
  public:
   virtual torch::Tensor forward(torch::Tensor x) = 0;
 
+  /// The loss of this forward with what the gate's choices cost; without a gate the loss itself.
+  torch::Tensor with_gate_cost(const torch::Tensor& loss, Policy& policy, const StepInfo& step) const;
+  bool has_gate() const { return !gate_.is_empty(); }
+
   ImageSize input_size() const { return input_size_; }
   const std::vector<LayerRow>& layer_table() const { return table_; }
 
@@ -32,6 +37,7 @@ class Network : public torch::nn::Module {
   std::vector<torch::Tensor> auxiliary_logits_;
   ImageSize input_size_;
   std::vector<LayerRow> table_;
+  nn::PrecisionGate gate_{nullptr};
 };
 
 /// Makes layers and writes their rows while a network is constructed: it follows the shape of one sample from

@@ -38,6 +38,14 @@ class ResidualBlock : public torch::nn::Module {
     }
   }
 
+  /// The block on its own, for a gate.
+  nn::Stage stage() const {
+    nn::Stage alone;
+    add_to(alone, alone.add_input());
+    return alone;
+  }
+  int64_t in_channels() const { return main_.front().conv->options.in_channels(); }
+
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
     nn::Stage::Value y = x;
     for (size_t i = 0; i + 1 < main_.size(); ++i) {
@@ -107,8 +115,11 @@ class ResNet : public Network {
     register_module("bn1", bn1_.ptr());
     init_norm(bn1_, 1.0);
     nn::Stage::Value x = stage_.add_block(conv1_, bn1_, nn::Activation::kRelu, stage_.add_input());
+    const auto stem = stem_.add_block(conv1_, bn1_, nn::Activation::kRelu, stem_.add_input());
     if (shape.max_pool) {
-      x = stage_.add_max_pool(register_module("maxpool", make.max_pool("maxpool", 3, 2, 1)), x);
+      const auto pool = register_module("maxpool", make.max_pool("maxpool", 3, 2, 1));
+      x = stage_.add_max_pool(pool, x);
+      stem_.add_max_pool(pool, stem);
     }
     for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
       x = add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0, x);
@@ -124,11 +135,31 @@ class ResNet : public Network {
       fc_->bias.zero_();
     }
     table_ = make.take_table();
+    if (options.gate) add_gate(*options.gate);
   }
 
-  torch::Tensor forward(torch::Tensor x) override { return fc_->forward(stage_.forward({x})); }
+  torch::Tensor forward(torch::Tensor x) override {
+    return fc_->forward(has_gate() ? forward_gated(x).mean({2, 3}) : stage_.forward({x}));
+  }
 
  private:
+  // After all other parameters: they are drawn as without a gate.
+  void add_gate(const GateRequest& request) {
+    std::vector<int64_t> channels;
+    for (const auto& block : blocks_) {
+      channels.push_back(block->in_channels());
+      gated_.push_back(block->stage());
+    }
+    gate_ = register_module("gate", nn::PrecisionGate(request, channels));
+  }
+
+  torch::Tensor forward_gated(torch::Tensor x) {
+    gate_->begin();
+    x = stem_.forward({x});
+    for (const nn::Stage& block : gated_) x = gate_->run(block, x, gate_->choose(x));
+    return x;
+  }
+
   nn::Stage::Value add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma,
                              nn::Stage::Value x) {
     const std::string name = "layer" + std::to_string(stage + 1);
@@ -139,6 +170,7 @@ class ResNet : public Network {
       auto block = std::make_shared<ResidualBlock>(make, prefix, shape.is_bottleneck,
                                                    shape.stage_channels[stage], stride, last_gamma);
       x = block->add_to(stage_, x);
+      blocks_.push_back(block);
       list->push_back(std::move(block));
     }
     register_module(name, list);
@@ -149,6 +181,9 @@ class ResNet : public Network {
   torch::nn::AnyModule bn1_;
   nn::Linear fc_{nullptr};
   nn::Stage stage_;  // everything before the last layer
+  std::vector<std::shared_ptr<ResidualBlock>> blocks_;
+  nn::Stage stem_;                // with a gate: everything before the blocks,
+  std::vector<nn::Stage> gated_;  // and each block
 };
 
 }  // namespace

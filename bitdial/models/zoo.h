@@ -59,6 +59,8 @@ struct Options {
   std::optional<int64_t> in_channels = std::nullopt;
   /// Edge of the square images; absent: 32 or, for the ImageNet networks, 224. Linear layers follow it.
   std::optional<int64_t> image_size = std::nullopt;
+  /// A gate on every residual block (Policy::gate); Error for a network without such blocks.
+  std::optional<GateRequest> gate = std::nullopt;
   /// Starts the scale of the last normalisation of each residual block at 0 (SBM's recipe).
   bool zero_last_gamma = false;
   Initializer initializer = Initializer::kPublished;
@@ -75,6 +77,9 @@ std::span<const std::string_view> names();
 /// A freshly initialised network, drawn from LibTorch's default generator. Throws Error that suggests the
 /// nearest name when `name` is unknown.
 std::shared_ptr<Network> make(std::string_view name, const Options& options = {});
+
+/// Whether a gate (Options::gate) finds blocks to act on.
+bool has_residual_blocks(std::string_view name);
 
 /// Networks that are known by their layers alone: layer_table has them, make refuses them. "pan-x4".
 std::span<const std::string_view> table_only_names();

@@ -22,6 +22,11 @@ bool LayerBinding::is_active() const {
   return core != nullptr && core->policy().quantizes();
 }
 
+Format LayerBinding::input_format(int option) const {
+  return core_.lock()->policy().evaluation_format(
+      {.layer = index_, .role = TensorRole::kInput, .option = option});
+}
+
 std::optional<KeptResidual> LayerBinding::step_gradients(bool training) const {
   const auto core = core_.lock();
   const bool trains = core != nullptr && training && (!core->has_begun() || core->step().training);

@@ -51,6 +51,19 @@ class WeightSource : public TensorSource {
   PreparedWeight* prepared_;
 };
 
+/// Some of a batch's samples, quantised with the range of all.
+class GroupSource : public TensorSource {
+ public:
+  GroupSource(const at::Tensor& x, const std::optional<Range>& of_all) : TensorSource(x) { range_ = of_all; }
+
+  QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params, RandomKey key,
+                           QuantizeStatistics& statistics) override {
+    QuantizedTensor codes = TensorSource::quantize(format, params, key, statistics);
+    if (statistics.range.is_finite()) statistics.range = range();
+    return codes;
+  }
+};
+
 bool is_same(const TensorPlan& a, const TensorPlan& b) {
   return a.format == b.format && a.params == b.params;
 }
@@ -59,6 +72,10 @@ bool is_same(const TensorPlan& a, const TensorPlan& b) {
 
 ops::ForwardOperands LayerOperands::forward(const at::Tensor& x, const at::Tensor& weight,
                                             ops::Needed needed) {
+  if (option_.ranges != nullptr) {
+    GroupSource source(x, option_.ranges->x);
+    return forward(source, weight, needed);
+  }
   TensorSource source(x);
   return forward(source, weight, needed);
 }
@@ -94,6 +111,10 @@ ops::ForwardOperands LayerOperands::forward(OperandSource& x, const at::Tensor& 
 }
 
 ops::BackwardOperands LayerOperands::backward(const at::Tensor& dy, ops::Needed needed) {
+  if (option_.ranges != nullptr) {
+    GroupSource source(dy, option_.ranges->dy);
+    return backward(source, needed);
+  }
   TensorSource source(dy);
   return backward(source, needed);
 }
@@ -196,7 +217,9 @@ std::shared_ptr<SessionCore> LayerOperands::core() const {
   return core;
 }
 
-TensorId LayerOperands::id(TensorRole role) const { return {.layer = layer_->index_, .role = role}; }
+TensorId LayerOperands::id(TensorRole role) const {
+  return {.layer = layer_->index_, .role = role, .option = option_.index};
+}
 const std::string& LayerOperands::name() const {
   return core()->layers()[static_cast<size_t>(layer_->index_)].name;
 }
@@ -312,7 +335,8 @@ void LayerOperands::remember(TensorRole role, const TensorPlan& plan, const Scal
                              const QuantizeStatistics& statistics) {
   const auto session = core();
   TensorRecord& record = layer_->record(role);
-  const bool is_new = !record.is_planned || record.format != plan.format;
+  // The options of a gate take turns: that is no change.
+  const bool is_new = !record.is_planned || (record.format != plan.format && option_.index == kNoOption);
   if (is_new || !plan.reason.empty()) {
     const char* reason = !record.is_planned ? "first step" : "format changed";
     session->add_event(layer_->index_, role, plan, scales.params, plan.reason.empty() ? reason : plan.reason);
@@ -354,7 +378,7 @@ void LayerOperands::observe_again(TensorRole role, const TensorPlan& plan) {
   const bool is_input = role == TensorRole::kInputWtgrad;
   const TensorRecord& first = layer_->record(is_input ? TensorRole::kInput : TensorRole::kGradBprop);
   TensorRecord& record = layer_->record(role);
-  const bool is_new = !record.is_planned || record.format != plan.format;
+  const bool is_new = !record.is_planned || (record.format != plan.format && option_.index == kNoOption);
   if (!is_input && (is_new || !plan.reason.empty())) {
     session->add_event(layer_->index_, role, plan, first.params,
                        plan.reason.empty() ? "the same as dy_bprop" : plan.reason);

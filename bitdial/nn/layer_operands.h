@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "bitdial/nn/operand_source.h"
+#include "bitdial/nn/option_scope.h"
 #include "bitdial/nn/session_core.h"
 #include "bitdial/nn/step_gradient_tape.h"
 
@@ -70,6 +71,7 @@ class LayerOperands : public ops::Operands {
 
   std::shared_ptr<LayerBinding> layer_;
   bool training_;
+  const OptionScope::Values option_ = OptionScope::current();
   ops::QuantizedTensor w_bprop_;   // without codes
   ops::QuantizedTensor x_wtgrad_;  // without codes
   QuantizeStatistics last_statistics_;

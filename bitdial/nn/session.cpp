@@ -244,11 +244,12 @@ PrecisionSummary SessionCore::summary() const {
   const auto mean = [&](std::initializer_list<TensorRole> roles) {
     double bits = 0.0;
     int count = 0;
-    for (const auto& layer : bindings_) {
+    for (size_t i = 0; i < bindings_.size(); ++i) {
       for (const TensorRole role : roles) {
-        const TensorRecord& record = layer->record(role);
+        const TensorRecord& record = bindings_[i]->record(role);
         if (!record.is_planned && roles.size() > 1) continue;
-        bits += record.is_planned ? record.format.word_length : 32;
+        const int last = record.is_planned ? record.format.word_length : 32;
+        bits += policy_->mean_bits({.layer = static_cast<int>(i), .role = role}).value_or(last);
         ++count;
       }
     }

@@ -138,6 +138,8 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
   bool is_active() const;
 
   std::shared_ptr<SessionCore> session() const { return core_.lock(); }
+  /// Of X for FPROP in one of a gate's options.
+  Format input_format(int option) const;
   /// Policy::step_gradients, where the layer trains.
   std::optional<KeptResidual> step_gradients(bool training) const;
   /// The operands of one forward and its backward: asked for once per call of the layer.

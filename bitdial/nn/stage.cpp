@@ -121,7 +121,8 @@ Stage::Value Stage::Plan::add(Node node) {
   return last();
 }
 
-torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs) {
+torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs,
+                          const OptionGroups* groups) {
   std::vector<torch::Tensor> values(plan.readers.size());
   const auto value = [&](Stage::Value id) -> torch::Tensor& { return values[static_cast<size_t>(id)]; };
   for (size_t i = 0; i < inputs.size(); ++i) value(plan.inputs[i]) = inputs[i];
@@ -135,8 +136,9 @@ torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tens
       y = value(node.x).mean({2, 3});
       continue;
     }
-    y = node.is_linear() ? Linear(node.linear)->forward(value(node.x))
-                         : Conv2d(node.conv)->forward(value(node.x));
+    y = node.is_linear()    ? Linear(node.linear)->forward(value(node.x))
+        : groups == nullptr ? Conv2d(node.conv)->forward(value(node.x))
+                            : convolve_by_option(node.conv, value(node.x), *groups);
     if (!node.norm.is_empty()) y = torch::nn::AnyModule(node.norm).forward(y);
     if (node.residual) y = y + value(*node.residual);
     y = activate(node.activation, y);

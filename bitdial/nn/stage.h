@@ -14,6 +14,10 @@ namespace bitdial::nn {
 
 using kernels::Activation;
 
+/// What of a gated block is mixed with the gate's choices m, so that m has a gradient: nothing, the output of
+/// each sample's own option, or the quantised inputs of every convolution over all options.
+enum class Mixed : uint8_t { kNothing, kOutputs, kOperands };
+
 /// A graph of blocks `convolution -> normalisation -> (+ residual) -> activation`, `linear -> activation` and
 /// pools that runs as one autograd node. It knows the readers of each of its values: an integer form is
 /// written for the convolutions that read a value, a float form only for other readers, each in the pass that
@@ -45,6 +49,12 @@ class Stage {
   /// The value added last, for these inputs ([N, C, H, W], [N, C] for linear layers) in the order of
   /// add_input; of the inputs' type.
   torch::Tensor forward(const std::vector<torch::Tensor>& inputs) const;
+
+  /// Each sample of the one input x [N, C, H, W] in the formats of its own option, the largest of its row in
+  /// m [N, K] (one-hot in value): convolutions run once per option that a sample chose, with the ranges of
+  /// all samples; everything between them, batch norm's statistics too, runs on the whole batch. Blocks on
+  /// convolutions only.
+  torch::Tensor forward_by_option(const torch::Tensor& x, const torch::Tensor& m, Mixed mixed) const;
 
   struct Plan;
 

@@ -60,7 +60,16 @@ struct Stage::Plan {
   std::shared_ptr<SessionCore> fusing_session(const std::vector<torch::Tensor>& inputs) const;
 };
 
-torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs);
+/// A batch whose samples are sorted by the option that they chose.
+struct OptionGroups {
+  std::vector<int64_t> samples;  ///< of each option
+  torch::Tensor m;               ///< [N, K] in the same order, where operands are mixed
+};
+
+/// Modules one after the other; with `groups` every convolution by option.
+torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs,
+                          const OptionGroups* groups = nullptr);
+torch::Tensor convolve_by_option(Conv2d conv, const torch::Tensor& x, const OptionGroups& groups);
 torch::Tensor run_fused(std::shared_ptr<const Stage::Plan> plan, const std::vector<torch::Tensor>& inputs,
                         const std::shared_ptr<SessionCore>& session);
 

@@ -94,6 +94,14 @@ class OverridePolicy : public Policy {
     of(id).observe_step_gradients(id, step, gradients);
   }
 
+  std::optional<GateRequest> gate() const override { return policies_[0]->gate(); }
+
+  std::vector<double> weigh_gate(const GateUse& use, const StepInfo& step) override {
+    return policies_[0]->weigh_gate(use, step);
+  }
+
+  std::optional<double> mean_bits(TensorId id) const override { return of(id).mean_bits(id); }
+
   void set_macs(int layer, int64_t macs) override {
     for (const auto& policy : policies_) policy->set_macs(layer, macs);
   }

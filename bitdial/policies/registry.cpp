@@ -12,7 +12,9 @@
 #include "bitdial/policies/auto.h"
 #include "bitdial/policies/bf16.h"
 #include "bitdial/policies/cpt.h"
+#include "bitdial/policies/dfq.h"
 #include "bitdial/policies/float32.h"
+#include "bitdial/policies/fractrain.h"
 #include "bitdial/policies/ldp.h"
 #include "bitdial/policies/muppet.h"
 #include "bitdial/policies/options.h"
@@ -135,6 +137,14 @@ const std::vector<Entry>& table() {
       {"auto",
        "per layer and GEMM the fastest arithmetic on this machine whose error stays within apt's bounds",
        with_options<AutoPolicy>(),
+       {}},
+      {"dfq",
+       "bits per residual block and sample, chosen by a gate that learns (Fu et al. 2020)",
+       with_options<DfqPolicy>(),
+       {}},
+      {"fractrain",
+       "dfq with a target that rises as the loss settles: PFQ and DFQ together (Fu et al. 2020)",
+       with_options<FracTrainPolicy>(),
        {}},
       {"ldp",
        "bits per layer learnt by gradient descent under a limit on the cost (Yu et al. 2022)",

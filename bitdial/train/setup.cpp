@@ -116,6 +116,7 @@ models::Options model_options(const Recipe& recipe, const data::Dataset& dataset
   if (recipe.model.initializer == "tnvs") options.initializer = Initializer::kTruncatedNormal;
   options.initializer_scale = recipe.model.initializer_scale;
   options.linear_std = recipe.model.linear_std;
+  options.gate = policy.gate();
   return options;
 }
 

@@ -35,8 +35,9 @@ class Contestant {
     const bool is_policy = name_ != kFloat32Row && name_ != kBFloat16Row;
     auto policy = policies::make(is_policy ? name_ : (name_ == kBFloat16Row ? "bf16" : "float32"));
     torch::manual_seed(1);
-    network_ =
-        models::make(options.model, {.classes = options.classes, .normalization = policy->normalization()});
+    network_ = models::make(
+        options.model,
+        {.classes = options.classes, .normalization = policy->normalization(), .gate = policy->gate()});
     for (auto& parameter : network_->parameters()) {
       if (parameter.dim() == 4) parameter.set_data(parameter.data().contiguous(format));
     }
@@ -89,6 +90,7 @@ class Contestant {
       nn::ForwardScope scope(*session_);
       loss = torch::nn::functional::cross_entropy(network_->forward(images_), labels_);
     }
+    loss = network_->with_gate_cost(loss, session_->policy(), info);
     loss.backward();
     const auto value = loss.item<double>();
     if (working_) {
@@ -226,8 +228,9 @@ std::vector<std::string> applicable_policies(const StepBenchmarkOptions& options
     auto policy = policies::make(spec);
     if (!policy->quantizes()) continue;
     try {
-      const auto network =
-          models::make(options.model, {.classes = options.classes, .normalization = policy->normalization()});
+      const auto network = models::make(
+          options.model,
+          {.classes = options.classes, .normalization = policy->normalization(), .gate = policy->gate()});
       nn::Session(std::move(policy)).attach(*network);
       applicable.push_back(spec);
     } catch (const Error& error) {

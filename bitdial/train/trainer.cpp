@@ -261,8 +261,10 @@ StepOutcome Trainer::accumulate_gradients(const BatchTensors& batch, StepInfo& i
     const auto value = loss.item<double>();
     if (!std::isfinite(value)) explain_non_finite_loss(images, info);
     const double share = static_cast<double>(count) / static_cast<double>(outcome.images);
-    (parts == 1 ? loss : loss * share).backward();
-    outcome.loss += value * share;
+    const torch::Tensor part_of_loss = parts == 1 ? loss : loss * share;
+    const torch::Tensor total = network_->with_gate_cost(part_of_loss, *policy_, info);
+    total.backward();
+    outcome.loss += network_->has_gate() ? total.item<double>() : value * share;
     outcome.last_loss = value;
     torch::NoGradGuard no_grad;
     outcome.correct += logits.argmax(1).eq(labels).sum().item<int64_t>();

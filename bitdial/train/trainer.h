@@ -37,7 +37,7 @@ struct TrainSummary {
   double best_accuracy = 0.0;
   double seconds = 0.0;  ///< of training and evaluating, earlier calls included
   nn::PrecisionSummary precision;
-  cost::CostTotals cost;               ///< analytic, of all steps
+  cost::CostTotals cost;  ///< analytic, of all steps
   /// Of the layers' weights as the network computes with them, where the policy quantises parameters.
   std::optional<double> zero_fraction;
   std::optional<StepProfile> profile;  ///< of the steps of this call, where asked for and there were any

@@ -82,7 +82,7 @@ TEST(Results, NormsAndPoolsFollowTheLayerBeforeThem) {
   EXPECT_TRUE(on_eighths(normalized));
   EXPECT_TRUE(on_eighths(normalized.mean({2, 3})));
   EXPECT_TRUE(on_eighths(torch::avg_pool2d(normalized, 2)));
-  EXPECT_TRUE(on_eighths(torch::adaptive_avg_pool2d(normalized, 1)));
+  EXPECT_TRUE(on_eighths(torch::adaptive_avg_pool2d(normalized, {1, 1})));
   EXPECT_FALSE(on_eighths(normalized.mean()));  // no pool
   // The layers' own outputs are not asked for.
   EXPECT_FALSE(on_eighths(run.conv->forward(run.x)));

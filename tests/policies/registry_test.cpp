@@ -23,9 +23,9 @@ std::string error_of(std::string_view spec, const json& options = json::object()
 }
 
 TEST(Registry, NamesAndHelp) {
-  const std::vector<std::string> expected{"float32", "bf16",     "static", "sbm",     "cpt",   "pfq",
-                                          "random",  "schedule", "apt",    "muppet",  "adapt", "adept",
-                                          "marvin",  "auto",     "ldp",    "skeleton"};
+  const std::vector<std::string> expected{"float32", "bf16",     "static", "sbm",       "cpt",   "pfq",
+                                          "random",  "schedule", "apt",    "muppet",    "adapt", "adept",
+                                          "marvin",  "auto",     "dfq",    "fractrain", "ldp",   "skeleton"};
   EXPECT_EQ(names(), expected);
   for (const std::string& name : names()) {
     EXPECT_EQ(make(name)->name(), name);

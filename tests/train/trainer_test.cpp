@@ -125,6 +125,40 @@ class TrainerTest : public ::testing::Test {
   TrainOptions options_;
 };
 
+Recipe gated_recipe(const std::string& policy) {
+  Recipe recipe = tiny_recipe();
+  recipe.model.name = "resnet20-cifar";
+  recipe.data.train_images = 40;
+  recipe.data.test_images = 16;
+  recipe.data.batch_size = 16;
+  recipe.precision.policy = policy;
+  recipe.precision.options = {{"log_every", 2}};
+  return recipe;
+}
+
+// The gate's parameters, its optimiser state and its policy's numbers all come back.
+TEST_F(TrainerTest, GatedRunResumesExactly) { expect_resume_is_exact(gated_recipe("fractrain"), {2}); }
+
+TEST_F(TrainerTest, GatedRunLogsItsCost) {
+  ASSERT_TRUE(train(gated_recipe("dfq"), run("dfq"), options_).finished);
+  int lines = 0;
+  for (const auto& line : read_lines(run("dfq") / "precision.jsonl")) {
+    if (!line.at("evidence").contains("cp")) continue;
+    ++lines;
+    EXPECT_GE(line.at("evidence").at("cp"), 1.757);
+    EXPECT_LE(line.at("evidence").at("cp"), 4.689);
+    EXPECT_EQ(line.at("evidence").at("shares").size(), 5U);
+  }
+  EXPECT_EQ(lines, 3) << "6 steps, every second one";
+}
+
+TEST_F(TrainerTest, LdpRunResumesExactly) {
+  Recipe recipe = tiny_recipe();
+  recipe.precision.policy = "ldp";
+  recipe.precision.options = {{"lr_beta", 2.0}, {"T", 0.4}};
+  expect_resume_is_exact(recipe, {3, 5});
+}
+
 TEST_F(TrainerTest, LearnsAndLeavesARunDirectory) {
   Recipe recipe = tiny_recipe();
   recipe.train.epochs = 6;

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bitdial/policies/dfq_rule.h"
+#include "bitdial/policies/shared_quantizer.h"
+
+namespace bitdial::policies {
+
+/// DFQ, the input-adaptive half of FracTrain (Fu et al. 2020; dfq_rule.h has its formulas): a gate chooses
+/// for each residual block and sample one of K pairs (bits of X, bits of dY); W has constant bits. A term of
+/// the loss holds the average cost at a target percentage of float32's. Layers outside of residual blocks
+/// stay in float32.
+class DfqPolicy : public Policy {
+ public:
+  explicit DfqPolicy(OptionReader& options);
+
+  std::string name() const override { return "dfq"; }
+  nlohmann::json options() const override { return options_; }
+  void attach(std::span<const LayerInfo> layers) override;
+  TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
+  Format evaluation_format(TensorId id) const override;
+  RunningRange running_range(TensorId id) const override { return quantizer_.running_range(id.role); }
+  std::optional<GateRequest> gate() const override { return request_; }
+  std::vector<double> weigh_gate(const GateUse& use, const StepInfo& step) override;
+  std::optional<double> mean_bits(TensorId id) const override;
+  nlohmann::json state() const override;
+  void load_state(const nlohmann::json& state) override;
+
+  const std::vector<dfq::Option>& choices() const { return choices_; }
+  /// In percent of float32's cost.
+  double target() const { return target_; }
+  /// Percent of float32's cost that the last batch's choices made, and the sign that followed.
+  double cost_percent() const { return last_.cost; }
+  double r() const { return last_.r; }
+
+ protected:
+  /// What another policy with the same gate (FracTrain) has otherwise; without a target here it sets one.
+  struct Released {
+    std::optional<double> target;
+    std::string middle;
+  };
+  DfqPolicy(OptionReader& options, const Released& released);
+
+  bool is_imagenet() const { return is_imagenet_; }
+  void set_target(double percent) { target_ = percent; }
+  /// The next plan inside of a gated block carries the gate's numbers.
+  void report() { reports_ = true; }
+  /// What precision.jsonl says of the gate.
+  virtual nlohmann::json numbers() const;
+  void keep_options(const OptionReader& options) { options_ = options.resolved(); }
+
+ private:
+  struct Last {
+    double cost = 0.0;
+    double r = 0.0;
+    double term = 0.0;           // of the loss
+    std::vector<double> shares;  // of the choices, by option
+  };
+
+  std::string why(TensorId id, const Format& format) const;
+
+  SharedQuantizer quantizer_;
+  nlohmann::json options_;
+  bool is_imagenet_ = false;
+  GateRequest request_;
+  std::vector<dfq::Option> choices_;
+  int weight_bits_;
+  double beta_, target_ = 0.0, relax_;
+  bool is_capped_;
+  dfq::Middle middle_;
+  int nominal_batch_;  // 0: the batch's own size
+  int log_every_;
+
+  Last last_;
+  std::vector<std::array<bool, kTensorRoles>> announced_;  // per layer
+  std::vector<bool> is_gated_;                             // per layer, once it was asked about
+  bool reports_ = false;
+};
+
+}  // namespace bitdial::policies
