@@ -82,6 +82,11 @@ TEST_F(ReplayTest, CyclicBitsFollowFromTheStep) {
   EXPECT_EQ(replay_run(run_).differences.size(), 1U);
 }
 
+TEST_F(ReplayTest, CyclesOfARunThatEndsWithItsSteps) {
+  expect_same(
+      train_and_replay("cpt:3-8/8", {"precision.options.cycles=1", "train.epochs=3", "train.steps=9"}), 10);
+}
+
 TEST_F(ReplayTest, RandomBitsFollowFromTheSeed) {
   expect_same(train_and_replay("random", {"precision.options.every=1"}), 10);
 }
