@@ -32,6 +32,7 @@ class AdaptPolicy : public Policy, public ParameterRule {
   void attach(std::span<const LayerInfo> layers) override;
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   Format evaluation_format(TensorId id) const override;
+  Initializer initializer() const override { return Initializer::kTruncatedNormal; }
   ResultQuantization results() const override;
   ParameterRule* parameter_rule() override { return this; }
   nlohmann::json state() const override;

@@ -215,6 +215,12 @@ TEST(Adapt, QuantisesTheTensorsOfTheTable) {
   EXPECT_TRUE(make_adapt({{"inplace_inputs", true}})->results().inputs_in_place);
 }
 
+TEST(Adapt, AsksForItsInitialiser) {
+  for (const char* name : {"adapt", "adept", "marvin"})
+    EXPECT_EQ(make(name)->initializer(), Initializer::kTruncatedNormal) << name;
+  EXPECT_EQ(make("muppet")->initializer(), Initializer::kPublished);
+}
+
 TEST(Adapt, RestoredRunDecidesTheSame) {
   for (const char* pushup : {"code", "kl_gradients"}) {
     const nlohmann::json options = {{"pushup", pushup}, {"lb_upr", 40}};
