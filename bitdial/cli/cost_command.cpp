@@ -91,7 +91,7 @@ void add_cost_command(CLI::App& app) {
     return command->add_option(name, value, help)->excludes(run);
   };
   add("--model", request.model, "A network of `bitdial models`");
-  add("--policy", request.policy, "static, cpt, random, pfq, schedule, float32 or bf16")
+  add("--policy", request.policy, "static, sbm, cpt, random, pfq, schedule, float32 or bf16")
       ->capture_default_str();
   add("--bits", request.bits,
       "static 8/8/8 (W/A/G) or 8/8 (F/G); cpt 3-8/8; random 4,6,8/8; pfq 3,4,6,8/6,6,8,8; schedule: a file");

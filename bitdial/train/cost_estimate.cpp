@@ -171,6 +171,24 @@ std::vector<CostStretch> static_stretches(const CostRequest& request, std::span<
   return {{request.iterations, std::vector<LayerBits>(layers.size(), LayerBits{w, x, x, dy, dy})}};
 }
 
+/// A policy whose formats its options alone decide, asked operand by operand.
+std::vector<CostStretch> fixed_stretches(const CostRequest& request, std::span<const LayerInfo> layers) {
+  const auto policy =
+      policies::make(request.bits.empty() ? request.policy : request.policy + ":" + request.bits);
+  policy->attach(layers);
+  CostStretch stretch{request.iterations, {}};
+  for (size_t l = 0; l < layers.size(); ++l) {
+    const auto bits = [&](TensorRole role) {
+      return static_cast<double>(
+          policy->evaluation_format({.layer = static_cast<int>(l), .role = role}).word_length);
+    };
+    stretch.bits.push_back({bits(TensorRole::kWeight), bits(TensorRole::kInput),
+                            bits(TensorRole::kInputWtgrad), bits(TensorRole::kGradBprop),
+                            bits(TensorRole::kGradWtgrad)});
+  }
+  return {std::move(stretch)};
+}
+
 std::vector<CostStretch> stretches_of(const CostRequest& request, std::span<const LayerInfo> layers) {
   const auto uniform = [&](double bits) {
     return std::vector<CostStretch>{
@@ -179,6 +197,7 @@ std::vector<CostStretch> stretches_of(const CostRequest& request, std::span<cons
   if (request.policy == "float32") return uniform(32);
   if (request.policy == "bf16") return uniform(16);
   if (request.policy == "static") return static_stretches(request, layers);
+  if (request.policy == "sbm") return fixed_stretches(request, layers);
   if (request.policy == "cpt") return stretches_of(cpt_schedule(request), layers);
   if (request.policy == "pfq") return stretches_of(pfq_schedule(request), layers);
   if (request.policy == "schedule") return schedule_stretches(request, layers);
@@ -189,7 +208,7 @@ std::vector<CostStretch> stretches_of(const CostRequest& request, std::span<cons
   fail(
       "cost",
       "{} decides from data while it trains: give a run with --run DIR, or a policy whose precision is known "
-      "before (static, cpt, random, pfq with --switch, schedule)",
+      "before (static, sbm, cpt, random, pfq with --switch, schedule)",
       request.policy);
 }
 

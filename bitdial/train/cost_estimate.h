@@ -16,7 +16,7 @@ namespace bitdial::train {
 struct CostRequest {
   std::string model;
   models::Options options;
-  /// "cpt", "static", "shared", "random", "pfq", "schedule", "float32", "bf16"; an argument may follow a
+  /// "cpt", "static", "sbm", "random", "pfq", "schedule", "float32", "bf16"; an argument may follow a
   /// colon instead of standing in `bits`: "static:8/8/16", "static:shared:6/8", "cpt:3-8/8".
   std::string policy = "static";
   /// cpt "3-8/8" (Bmin-Bmax/gradient); static "8/8/16" (W/A/G, every layer) or "8/8" (F/G, shared quantiser);

@@ -38,6 +38,15 @@ std::vector<LayerInfo> layers_of(const Checkpoint& checkpoint) {
   return layers;
 }
 
+/// Sums may have been added in another order.
+bool are_equal(const nlohmann::json& logged, const nlohmann::json& replayed) {
+  constexpr double kTolerance = 1e-12;
+  if (!logged.is_number_float() || !replayed.is_number()) return logged == replayed;
+  const auto a = logged.get<double>();
+  const auto b = replayed.get<double>();
+  return std::fabs(a - b) <= kTolerance * std::max(std::fabs(a), std::fabs(b));
+}
+
 class Replay {
  public:
   Replay(const Recipe& recipe, const Checkpoint& checkpoint)
@@ -50,52 +59,75 @@ class Replay {
     report_.policy = recipe.precision.policy;
   }
 
+  /// Lines come by step; within one, a line with evidence may follow those that only show its effect.
   void add(const nlohmann::json& line) {
     ++report_.decisions;
-    step_.step = line.at("step").get<int64_t>();
+    const auto step = line.at("step").get<int64_t>();
+    if (step != step_.step) decide_step();
+    step_.step = step;
+    lines_.push_back({report_.decisions, line});
+  }
+
+  ReplayReport take_report() {
+    decide_step();
+    return std::move(report_);
+  }
+
+ private:
+  struct Line {
+    int64_t number = 0;
+    nlohmann::json json;
+    bool has_evidence() const { return json.contains("evidence"); }
+  };
+
+  void decide_step() {
     step_.epoch = step_.step / step_.steps_per_epoch;
-    const nlohmann::json evidence = line.value("evidence", nlohmann::json::object());
+    std::stable_partition(lines_.begin(), lines_.end(), [](const Line& line) { return line.has_evidence(); });
+    for (const Line& line : lines_) decide(line);
+    lines_.clear();
+  }
+
+  void decide(const Line& line) {
+    const nlohmann::json evidence = line.json.value("evidence", nlohmann::json::object());
     const std::optional<TensorPlan> plan = policy_->redecide(operand_of(line), step_, evidence);
     if (!plan) return;
     ++report_.replayed;
-    compare("bits", line, plan->format.word_length, line);
+    compare("bits", line.json, plan->format.word_length, line);
     if (plan->format.rule == ScaleRule::kFixed) {
-      compare("fraction_length", line, plan->format.fraction_length, line);
+      compare("fraction_length", line.json, plan->format.fraction_length, line);
     } else if (plan->params) {
-      compare("scale_log2", line, std::log2(plan->params->scale), line);
+      compare("scale_log2", line.json, std::log2(plan->params->scale), line);
     }
     if (!plan->evidence.is_object()) return;
     for (const auto& [key, value] : plan->evidence.items()) compare(key, evidence, value, line);
   }
 
-  ReplayReport take_report() { return std::move(report_); }
-
- private:
-  TensorId operand_of(const nlohmann::json& line) const {
-    const auto name = line.at("layer").get<std::string>();
+  TensorId operand_of(const Line& line) const {
+    const auto name = line.json.at("layer").get<std::string>();
     const auto found = std::find_if(layers_.begin(), layers_.end(),
                                     [&](const LayerInfo& info) { return info.name == name; });
     require(found != layers_.end(), "replay", "precision.jsonl, line {}: the network has no layer {}",
-            report_.decisions, name);
-    const auto tensor = line.at("tensor").get<std::string>();
+            line.number, name);
+    const auto tensor = line.json.at("tensor").get<std::string>();
     for (int role = 0; role < kTensorRoles; ++role) {
       if (to_string(static_cast<TensorRole>(role)) == tensor)
         return {static_cast<int>(found - layers_.begin()), static_cast<TensorRole>(role)};
     }
-    fail("replay", "precision.jsonl, line {}: there is no tensor {}", report_.decisions, tensor);
+    fail("replay", "precision.jsonl, line {}: there is no tensor {}", line.number, tensor);
   }
 
   void compare(const std::string& what, const nlohmann::json& logged, const nlohmann::json& replayed,
-               const nlohmann::json& line) {
+               const Line& line) {
     const nlohmann::json value = logged.value(what, nlohmann::json());
-    if (value == replayed) return;
-    report_.differences.push_back({report_.decisions, step_.step, line.at("layer"), line.at("tensor"), what,
-                                   value.dump(), replayed.dump()});
+    if (are_equal(value, replayed)) return;
+    report_.differences.push_back({line.number, step_.step, line.json.at("layer"), line.json.at("tensor"),
+                                   what, value.dump(), replayed.dump()});
   }
 
   std::vector<LayerInfo> layers_;
   std::shared_ptr<Policy> policy_;
   StepInfo step_;
+  std::vector<Line> lines_;  // of this step
   ReplayReport report_;
 };
 

@@ -50,6 +50,12 @@ TEST(CostEstimate, StaticBitsComeInTwoForms) {
   EXPECT_DOUBLE_EQ(wide.totals.mean_bits_by_macs.dy, 16.0);
 }
 
+TEST(CostEstimate, SbmCostsWhatItsOptionsSay) {
+  const CostEstimate released = estimate_cost(request("sbm", "", "resnet20-cifar"));
+  EXPECT_NEAR(released.totals.ratio_fw8bw8, (64.0 + 64.0 + 8.0 * 32.0) / 192.0, 1e-12);  // WTGRAD in float32
+  EXPECT_DOUBLE_EQ(released.totals.mean_bits.dy, 20.0);
+}
+
 TEST(CostEstimate, RandomBitsCostTheirExpectation) {
   const CostEstimate fixed = estimate_cost(request("random", "4,6,8/8", "resnet38-cifar"));
   EXPECT_NEAR(fixed.totals.gbitops, 1.0998e8, 1e4);
