@@ -1,8 +1,6 @@
 #include "bitdial/policies/pfq.h"
 
-#include <algorithm>
 #include <charconv>
-#include <cmath>
 
 #include "bitdial/core/error.h"
 
@@ -57,15 +55,9 @@ std::optional<TensorPlan> PfqPolicy::redecide(TensorId id, const StepInfo&, cons
   int k = evidence.value("k", 0);
   TensorPlan plan;
   if (evidence.contains("window")) {
-    const auto window = evidence.at("window").get<std::vector<double>>();
-    const auto S = evidence.at("S").get<double>();
-    require(!window.empty(), "pfq", "a switch without losses in its window");
-    std::vector<double> d;
-    for (size_t j = 1; j < window.size(); ++j)
-      d.push_back(std::fabs(window[window.size() - 1 - j] - window.back()) / S);
-    const auto epsilon = evidence.at("epsilon").get<double>();
-    if (std::any_of(d.begin(), d.end(), [&](double change) { return !(change <= epsilon); })) --k;
-    plan.evidence = {{"d", d}};
+    const PfqChanges changes = pfq_changes_again(evidence);
+    if (!changes.has_settled) --k;
+    plan.evidence = {{"d", changes.d}};
   }
   require(k >= 0 && k < std::ssize(F_), "pfq", "the log has stage {}, the recipe {} stages", k, F_.size());
   plan.format = stage_format(id, k);

@@ -49,6 +49,20 @@ void PfqIndicator::load_state(const nlohmann::json& state) {
   state.at("window").get_to(window_);
 }
 
+PfqChanges pfq_changes_again(const nlohmann::json& evidence) {
+  const auto window = evidence.at("window").get<std::vector<double>>();
+  const auto S = evidence.at("S").get<double>();
+  require(!window.empty(), "pfq", "a switch without losses in its window");
+  const auto epsilon = evidence.at("epsilon").get<double>();
+  PfqChanges changes;
+  for (size_t j = 1; j < window.size(); ++j) {
+    const double d = std::fabs(window[window.size() - 1 - j] - window.back()) / S;
+    changes.d.push_back(d);
+    changes.has_settled = changes.has_settled && d <= epsilon;
+  }
+  return changes;
+}
+
 nlohmann::json evidence_of(const PfqIndicator::Verdict& verdict) {
   return {{"k", verdict.stage},         {"e", verdict.epoch},       {"S", verdict.S},
           {"epsilon", verdict.epsilon}, {"window", verdict.window}, {"d", verdict.differences}};

@@ -54,6 +54,13 @@ class PfqIndicator {
   std::vector<double> window_;
 };
 
+/// The differences d that follow from a logged verdict's window and S, and whether all are within its epsilon.
+struct PfqChanges {
+  std::vector<double> d;
+  bool has_settled = true;
+};
+PfqChanges pfq_changes_again(const nlohmann::json& evidence);
+
 /// The numbers of a verdict for precision.jsonl: k, e, S, epsilon, window, d.
 nlohmann::json evidence_of(const PfqIndicator::Verdict& verdict);
 
