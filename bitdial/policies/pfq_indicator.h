@@ -54,7 +54,8 @@ class PfqIndicator {
   std::vector<double> window_;
 };
 
-/// The differences d that follow from a logged verdict's window and S, and whether all are within its epsilon.
+/// The differences d that follow from a logged verdict's window and S, and whether all are within its
+/// epsilon.
 struct PfqChanges {
   std::vector<double> d;
   bool has_settled = true;
