@@ -12,8 +12,6 @@
 namespace bitdial::policies {
 namespace {
 
-constexpr std::array<const char*, 3> kStrategies{"min", "mean", "max"};
-
 // Streams of random bits apart from those of operands and parameters.
 constexpr uint32_t kWeightStream = 64, kGradientStream = 65;
 
@@ -274,8 +272,10 @@ void AdaptPolicy::switch_format(const ParameterUpdate& update, double D) {
                                 .tensor = kWeightStream};
   const PushDownResult down = push_down(searched(p, update.master), before, tensor.r, push_down_, counters);
   PushUpResult up;
+  std::vector<FixedPoint> wanted;
   if (push_up_.form == PushUpForm::kKlGradients) {
-    up.format = push_up_by_gradients(p, down.format, update.step);
+    wanted = gradient_formats(p, down.format, update.step);
+    up.format = agree(wanted, loss_.strategy, push_up_);
   } else {
     up = push_up(D, down.format, loss_.strategy, push_up_);
   }
@@ -283,7 +283,7 @@ void AdaptPolicy::switch_format(const ParameterUpdate& update, double D) {
   const int layer = parameters_[p].layer;
   if (layer >= 0 && parameters_[p].is_weight) {
     layer_formats_.at(static_cast<size_t>(layer)) = up.format;
-    const char* strategy = kStrategies[static_cast<size_t>(loss_.strategy)];
+    const char* strategy = kStrategyNames[static_cast<size_t>(loss_.strategy)];
     announcements_.at(static_cast<size_t>(layer)) = {
         fmt::format("<{},{}> down to <{},{}>, up by {} to <{},{}> ({}, D {:.4g})", before.WL, before.FL,
                     down.format.WL, down.format.FL, up.format.FL - down.format.FL, up.format.WL, up.format.FL,
@@ -303,12 +303,15 @@ void AdaptPolicy::switch_format(const ParameterUpdate& update, double D) {
          {"s", up.s},
          {"zeros", zeros_[p]},
          {"penalty", penalty()}}};
+    for (const FixedPoint& one : wanted)
+      announcements_.at(static_cast<size_t>(layer))->evidence["gradient_formats"].push_back({one.WL, one.FL});
   }
   tensor.n = 0;
   std::ranges::fill(G_[p], 0.0F);
 }
 
-FixedPoint AdaptPolicy::push_up_by_gradients(size_t parameter, FixedPoint reduced, const StepInfo& step) {
+std::vector<FixedPoint> AdaptPolicy::gradient_formats(size_t parameter, FixedPoint reduced,
+                                                      const StepInfo& step) const {
   const size_t elements = G_[parameter].size();
   std::vector<FixedPoint> formats;
   for (size_t k = 0; k < static_cast<size_t>(tensors_[parameter].n); ++k) {
@@ -320,7 +323,7 @@ FixedPoint AdaptPolicy::push_up_by_gradients(size_t parameter, FixedPoint reduce
     const std::span<const float> one = std::span(gathered_[parameter]).subspan(k * elements, elements);
     formats.push_back(raise_for_gradient(one, reduced, tensors_[parameter].r, push_down_, counters));
   }
-  return agree(formats, loss_.strategy, push_up_);
+  return formats;
 }
 
 std::vector<std::pair<std::string, std::span<float>>> AdaptPolicy::buffers() {
@@ -351,7 +354,7 @@ nlohmann::json AdaptPolicy::state() const {
   }
   return {{"tensors", std::move(tensors)},
           {"layers", std::move(layers)},
-          {"strategy", kStrategies[static_cast<size_t>(loss_.strategy)]},
+          {"strategy", kStrategyNames[static_cast<size_t>(loss_.strategy)]},
           {"losses", loss_.history}};
 }
 
@@ -381,9 +384,10 @@ void AdaptPolicy::load_state(const nlohmann::json& state) {
     }
   }
   const auto strategy = state.at("strategy").get<std::string>();
-  const auto found = std::ranges::find(kStrategies, strategy);
-  require(found != kStrategies.end(), "adapt", "the saved state has the unknown strategy \"{}\"", strategy);
-  loss_.strategy = static_cast<AdaptStrategy>(found - kStrategies.begin());
+  const auto found = std::ranges::find(kStrategyNames, strategy);
+  require(found != kStrategyNames.end(), "adapt", "the saved state has the unknown strategy \"{}\"",
+          strategy);
+  loss_.strategy = static_cast<AdaptStrategy>(found - kStrategyNames.begin());
   state.at("losses").get_to(loss_.history);
 }
 

@@ -33,6 +33,8 @@ class AdaptPolicy : public Policy, public ParameterRule {
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   Format evaluation_format(TensorId id) const override;
   Initializer initializer() const override { return Initializer::kTruncatedNormal; }
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   ResultQuantization results() const override;
   ParameterRule* parameter_rule() override { return this; }
   nlohmann::json state() const override;
@@ -71,7 +73,8 @@ class AdaptPolicy : public Policy, public ParameterRule {
   void normalize(std::span<float> gradient) const;
   void gather(const ParameterUpdate& update);
   void switch_format(const ParameterUpdate& update, double D);
-  FixedPoint push_up_by_gradients(size_t parameter, FixedPoint reduced, const StepInfo& step);
+  /// What each gathered gradient wants.
+  std::vector<FixedPoint> gradient_formats(size_t parameter, FixedPoint reduced, const StepInfo& step) const;
   std::span<const float> searched(size_t parameter, std::span<const float> values) const;
 
   std::string name_;

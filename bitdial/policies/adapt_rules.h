@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -11,6 +12,7 @@ namespace bitdial::policies {
 
 /// How bold PushUp is; the loss history moves it.
 enum class AdaptStrategy : uint8_t { kMin, kMean, kMax };
+inline constexpr std::array<const char*, 3> kStrategyNames{"min", "mean", "max"};
 
 /// The two published forms of PushUp, and the older one for unquantised gradients.
 enum class PushUpForm : uint8_t { kCode, kArxiv, kKlGradients };

@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
+#include <utility>
 
 #include "bitdial/core/error.h"
 
@@ -100,12 +101,32 @@ TensorPlan DfqPolicy::plan(TensorId id, const StepInfo& step, TensorProbe&) {
     announced = true;
     plan.reason = why(id, plan.format);
     plan.evidence = {{"format", to_string(plan.format)}};
-  } else if (step.training && reports_ && id.option != kNoOption) {
-    reports_ = false;
-    plan.reason =
-        fmt::format("the gate's choices cost {:.3f} % of float32, target {} %", last_.cost, target_);
-    plan.evidence = numbers();
+    if (id.option != kNoOption) plan.evidence["option"] = id.option;
+  } else if (step.training && !report_.is_null() && id.option != kNoOption) {
+    plan.reason = fmt::format("the gate's choices cost {:.3f} % of float32, target {} %",
+                              report_.at("cp").get<double>(), report_.at("target").get<double>());
+    plan.evidence = std::exchange(report_, {});
+    plan.evidence["option"] = id.option;
   }
+  return plan;
+}
+
+// The shares of the options, which the gate decided, give cp; the sign follows from it and the target.
+std::optional<TensorPlan> DfqPolicy::redecide(TensorId id, const StepInfo&, const nlohmann::json& evidence) {
+  id.option = evidence.value("option", kNoOption);
+  TensorPlan plan;
+  plan.format = evaluation_format(id);
+  if (!evidence.contains("shares")) return plan;
+  const auto shares = evidence.at("shares").get<std::vector<double>>();
+  require(shares.size() == choices_.size(), "dfq", "the log has {} options, the recipe {}", shares.size(),
+          choices_.size());
+  double cost = 0.0;
+  for (size_t k = 0; k < shares.size(); ++k) cost += shares[k] * dfq::cost_percent(choices_[k], weight_bits_);
+  const double target = target_again(evidence);
+  // A nominal batch is not that of the shares: cp is then the logged one.
+  if (nominal_batch_ == 0) plan.evidence["cp"] = cost;
+  plan.evidence["target"] = target;
+  plan.evidence["r"] = dfq::sign_of(evidence.at("cp").get<double>(), target, relax_, middle_);
   return plan;
 }
 
@@ -144,7 +165,9 @@ std::vector<double> DfqPolicy::weigh_gate(const GateUse& use, const StepInfo& st
     for (double& weight : weights) weight *= most / std::fabs(last_.term);
     last_.term = std::copysign(most, last_.term);
   }
-  reports_ = reports_ || step.step % log_every_ == 0;
+  // One batch's numbers and the target that they were compared with.
+  if (wants_report_ || step.step % log_every_ == 0) report_ = numbers();
+  wants_report_ = false;
   return weights;
 }
 
@@ -159,8 +182,10 @@ std::optional<double> DfqPolicy::mean_bits(TensorId id) const {
 }
 
 nlohmann::json DfqPolicy::state() const {
-  return {{"announced", announced_}, {"gated", is_gated_},     {"cp", last_.cost},   {"r", last_.r},
-          {"term", last_.term},      {"shares", last_.shares}, {"reports", reports_}};
+  return {{"announced", announced_}, {"gated", is_gated_},
+          {"cp", last_.cost},        {"r", last_.r},
+          {"term", last_.term},      {"shares", last_.shares},
+          {"report", report_},       {"wants_report", wants_report_}};
 }
 
 void DfqPolicy::load_state(const nlohmann::json& state) {
@@ -173,7 +198,8 @@ void DfqPolicy::load_state(const nlohmann::json& state) {
   state.at("r").get_to(last_.r);
   state.at("term").get_to(last_.term);
   state.at("shares").get_to(last_.shares);
-  state.at("reports").get_to(reports_);
+  report_ = state.at("report");
+  state.at("wants_report").get_to(wants_report_);
 }
 
 }  // namespace bitdial::policies

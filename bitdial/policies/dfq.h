@@ -21,6 +21,8 @@ class DfqPolicy : public Policy {
   void attach(std::span<const LayerInfo> layers) override;
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   Format evaluation_format(TensorId id) const override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   RunningRange running_range(TensorId id) const override { return quantizer_.running_range(id.role); }
   std::optional<GateRequest> gate() const override { return request_; }
   std::vector<double> weigh_gate(const GateUse& use, const StepInfo& step) override;
@@ -45,8 +47,10 @@ class DfqPolicy : public Policy {
 
   bool is_imagenet() const { return is_imagenet_; }
   void set_target(double percent) { target_ = percent; }
-  /// The next plan inside of a gated block carries the gate's numbers.
-  void report() { reports_ = true; }
+  /// The next batch's plans carry the gate's numbers.
+  void report() { wants_report_ = true; }
+  /// The target that follows from these logged numbers.
+  virtual double target_again(const nlohmann::json& /*evidence*/) const { return target_; }
   /// What precision.jsonl says of the gate.
   virtual nlohmann::json numbers() const;
   void keep_options(const OptionReader& options) { options_ = options.resolved(); }
@@ -76,7 +80,8 @@ class DfqPolicy : public Policy {
   Last last_;
   std::vector<std::array<bool, kTensorRoles>> announced_;  // per layer
   std::vector<bool> is_gated_;                             // per layer, once it was asked about
-  bool reports_ = false;
+  bool wants_report_ = false;
+  nlohmann::json report_;  // the gate's numbers, for its next plan; null: none
 };
 
 }  // namespace bitdial::policies

@@ -46,6 +46,14 @@ nlohmann::json FracTrainPolicy::numbers() const {
   return all;
 }
 
+// The stage of the last switch, if its window of losses really led there.
+double FracTrainPolicy::target_again(const nlohmann::json& evidence) const {
+  if (!evidence.contains("pfq")) return t0_;
+  const nlohmann::json& verdict = evidence.at("pfq");
+  const int k = verdict.at("k").get<int>();
+  return t0_ + delta_ * (pfq_changes_again(verdict).has_settled ? k : k - 1);
+}
+
 nlohmann::json FracTrainPolicy::state() const {
   return {{"dfq", DfqPolicy::state()},
           {"indicator", indicator_.state()},

@@ -22,6 +22,7 @@ class FracTrainPolicy : public DfqPolicy {
 
  protected:
   nlohmann::json numbers() const override;
+  double target_again(const nlohmann::json& evidence) const override;
 
  private:
   void end_losses();

@@ -12,7 +12,6 @@ namespace bitdial::policies {
 namespace {
 
 constexpr int kFloat32 = 32;
-constexpr std::array<int, 5> kLadder{8, 12, 14, 16, kFloat32};  // M-cfg
 
 // "20 38 50 62"; "none": empty.
 std::vector<int> read_schedule(const std::string& text) {
@@ -22,11 +21,12 @@ std::vector<int> read_schedule(const std::string& text) {
   for (int epoch = 0; stream >> epoch;) epochs.push_back(epoch);
   const bool is_growing = std::ranges::is_sorted(epochs, std::less_equal<>());
   require(
-      stream.eof() && !epochs.empty() && epochs.front() >= 0 && is_growing && epochs.size() < kLadder.size(),
+      stream.eof() && !epochs.empty() && epochs.front() >= 0 && is_growing &&
+          epochs.size() < kMuppetLadder.size(),
       "policies",
       "option \"static_schedule\" of \"muppet\" must be at most {} growing epochs (\"20 38 50 62\") or none, "
       "got \"{}\"",
-      kLadder.size() - 1, text);
+      kMuppetLadder.size() - 1, text);
   return epochs;
 }
 
@@ -87,7 +87,7 @@ void MuppetPolicy::attach_parameters(std::span<const ParameterInfo> parameters) 
   }
 }
 
-int MuppetPolicy::word_length() const { return kLadder[level_]; }
+int MuppetPolicy::word_length() const { return kMuppetLadder[level_]; }
 bool MuppetPolicy::is_fixed() const { return word_length() != kFloat32; }
 
 Format MuppetPolicy::format(Granularity granularity) const {
@@ -200,23 +200,31 @@ void MuppetPolicy::end_fixed_epoch(int64_t epoch) {
 void MuppetPolicy::evaluate(int64_t epoch) {
   const double gd = mean_diversity();
   for (GradientDiversity& one : diversity_) one.restart();
-  const double threshold = T_(epoch);
-  const ViolationCount before = violations_;
-  const bool is_over = violations_.add(gd, threshold, gamma_);
-  const double max_gd = std::max(before.max_gd, gd);
-  const int violations = is_over ? gamma_ : violations_.violations;
-  const nlohmann::json evidence = {{"epoch", epoch},       {"GD", gd},
-                                   {"max_GD", max_gd},     {"T", threshold},
-                                   {"ratio", max_gd / gd}, {"violations", violations}};
+  const int before = violations_.violations;
+  const auto [is_over, violations, evidence] = judge(epoch, gd);
   const std::string text =
-      fmt::format("GD {:.4g}, max / GD {:.4g} {} T {:.4g}, {} of {} violations", gd, max_gd / gd,
-                  violations > before.violations ? ">" : "<=", threshold, violations, gamma_);
+      fmt::format("GD {:.4g}, max / GD {:.4g} {} T {:.4g}, {} of {} violations", gd,
+                  evidence.at("max_GD").get<double>() / gd,
+                  violations > before ? ">" : "<=", evidence.at("T").get<double>(), violations, gamma_);
   if (is_over) {
     for (GradientDiversity& one : diversity_) one.clear();
     raise_level(text, evidence);
   } else if (!announcements_.empty()) {
     announcements_.front() = {text, evidence};
   }
+}
+
+// Max GD over GD against T(e): gamma violations end the level.
+MuppetPolicy::Judgement MuppetPolicy::judge(int64_t epoch, double gd) {
+  const double threshold = T_(epoch);
+  const double max_gd = std::max(violations_.max_gd, gd);
+  Judgement judgement;
+  judgement.is_over = violations_.add(gd, threshold, gamma_);
+  judgement.violations = judgement.is_over ? gamma_ : violations_.violations;
+  judgement.evidence = {{"epoch", epoch},       {"GD", gd},
+                        {"max_GD", max_gd},     {"T", threshold},
+                        {"ratio", max_gd / gd}, {"violations", judgement.violations}};
+  return judgement;
 }
 
 double MuppetPolicy::mean_diversity() const {
@@ -232,7 +240,7 @@ double MuppetPolicy::mean_diversity() const {
 
 void MuppetPolicy::raise_level(const std::string& why, nlohmann::json evidence) {
   const int before = word_length();
-  level_ = std::min(level_ + 1, kLadder.size() - 1);
+  level_ = std::min(level_ + 1, kMuppetLadder.size() - 1);
   const std::string to = is_fixed() ? fmt::format("{} bits", word_length()) : "float32";
   const Announcement announcement{fmt::format("{} bits to {}: {}", before, to, why), std::move(evidence)};
   announcements_.assign(layers_.size(), announcement);
@@ -282,7 +290,7 @@ void MuppetPolicy::load_state(const nlohmann::json& state) {
   const auto level = state.at("level").get<size_t>();
   const nlohmann::json& windows = state.at("squared_norms");
   const nlohmann::json& announcements = state.at("announcements");
-  require(level < kLadder.size() && announcements.size() == announcements_.size(), "muppet",
+  require(level < kMuppetLadder.size() && announcements.size() == announcements_.size(), "muppet",
           "the saved state has {} layers, the network {}", announcements.size(), announcements_.size());
   require(windows.size() == diversity_.size(), "muppet", "the saved state has {} parameters, the network {}",
           windows.size(), diversity_.size());

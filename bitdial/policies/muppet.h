@@ -29,6 +29,8 @@ class MuppetPolicy : public Policy, public ParameterRule {
   RunControl control(const StepInfo& step) override;
   Format evaluation_format(TensorId id) const override;
   std::optional<QuantParams> evaluation_params(TensorId id, TensorProbe& probe) const override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   ResultQuantization results() const override;
   ParameterRule* parameter_rule() override { return this; }
   nlohmann::json state() const override;
@@ -52,6 +54,12 @@ class MuppetPolicy : public Policy, public ParameterRule {
   void end_fixed_epoch(int64_t epoch);
   void end_float_epoch();
   void evaluate(int64_t epoch);
+  struct Judgement {
+    bool is_over = false;  ///< the level
+    int violations = 0;
+    nlohmann::json evidence;
+  };
+  Judgement judge(int64_t epoch, double gd);
   void raise_level(const std::string& why, nlohmann::json evidence);
   double mean_diversity() const;
 
@@ -85,6 +93,9 @@ class MuppetPolicy : public Policy, public ParameterRule {
     nlohmann::json evidence;
   };
   std::vector<std::optional<Announcement>> announcements_;  // per layer, for its next plan of W
+
+  int64_t replayed_epoch_ = -1;  // of the last evaluation that redecide saw
+  nlohmann::json replayed_;
 };
 
 }  // namespace bitdial::policies

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -8,6 +9,9 @@
 
 /// MuPPET's rules as functions of numbers (specs: muppet.md, sources M-code).
 namespace bitdial::policies {
+
+/// Word lengths of the levels (M-cfg); the last is float32.
+inline constexpr std::array<int, 5> kMuppetLadder{8, 12, 14, 16, 32};
 
 /// T(e) = alpha + beta exp(-lambda e), e counted from 0.
 struct MuppetThreshold {

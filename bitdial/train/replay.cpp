@@ -51,6 +51,7 @@ class Replay {
  public:
   Replay(const Recipe& recipe, const Checkpoint& checkpoint)
       : layers_(layers_of(checkpoint)), policy_(make_policy(recipe.precision)) {
+    policy_->set_arithmetic(recipe.precision.arithmetic == "integer");
     policy_->attach(layers_);
     require(checkpoint.steps_per_epoch > 0, "replay",
             "the checkpoint does not say how many steps an epoch has: it is of an older version");

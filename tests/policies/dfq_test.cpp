@@ -141,6 +141,10 @@ TEST(Dfq, LogsCostSignAndShares) {
   EXPECT_NE(plan.reason.find("3.955 % of float32, target 3 %"), std::string::npos) << plan.reason;
   EXPECT_EQ(plan.evidence.at("r"), 1.0);
   EXPECT_EQ(plan.evidence.at("shares"), (json{0.25, 0.0, 0.0, 0.0, 0.75}));
+  const auto again = make_dfq()->redecide({.layer = 1, .role = TensorRole::kInput}, {}, plan.evidence);
+  EXPECT_EQ(again->format, plan.format);
+  EXPECT_NEAR(again->evidence.at("cp").get<double>(), plan.evidence.at("cp").get<double>(), 1e-12);
+  EXPECT_EQ(again->evidence.at("r"), 1.0);
   EXPECT_TRUE(policy->plan(inside, {.step = 11}, probe).reason.empty());
   EXPECT_NEAR(*policy->mean_bits({.layer = 1, .role = TensorRole::kInput}), 0.25 * 3 + 0.75 * 6, 1e-12);
   EXPECT_FALSE(policy->mean_bits({.layer = 0, .role = TensorRole::kInput}).has_value());
@@ -191,9 +195,18 @@ TEST(FracTrain, SwitchesAreLoggedAndRestored) {
   end_steps(*policy, 5, 1.0);
   const auto again = make_fractrain({{"eval_every", 1}});
   again->load_state(json::parse(policy->state().dump()));
+  EXPECT_TRUE(policy->plan(inside, {.step = 6}, probe).reason.empty());
+  const GateUse use{.samples = {4, 0, 0, 0, 0}, .blocks = 1, .batch = 4, .task_loss = 1.0};
+  policy->weigh_gate(use, {.step = 6});
+  again->weigh_gate(use, {.step = 6});
   const TensorPlan plan = policy->plan(inside, {.step = 6}, probe);
   EXPECT_NE(plan.reason.find("target 2 %"), std::string::npos) << plan.reason;
   EXPECT_EQ(plan.evidence.at("pfq").at("k"), 1);
+  EXPECT_EQ(plan.evidence.at("r"), -1.0);
+  const auto replayed = make_fractrain({{"eval_every", 1}})
+                            ->redecide({.layer = 1, .role = TensorRole::kInput}, {}, plan.evidence);
+  EXPECT_EQ(replayed->evidence.at("target"), 2.0);
+  EXPECT_EQ(replayed->evidence.at("r"), -1.0);
   EXPECT_EQ(again->plan(inside, {.step = 6}, probe).evidence, plan.evidence);
   EXPECT_EQ(again->state(), policy->state());
 }

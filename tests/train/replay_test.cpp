@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -19,9 +20,7 @@ namespace fs = std::filesystem;
 class ReplayTest : public ::testing::Test {
  protected:
   ReplayTest()
-      : run_(fs::temp_directory_path() /
-             fmt::format("bitdial-replay-{}-{}", ::getpid(),
-                         ::testing::UnitTest::GetInstance()->current_test_info()->name())) {}
+      : run_(fs::temp_directory_path() / fmt::format("bitdial-replay-{}-{}", ::getpid(), count_++)) {}
   ~ReplayTest() override { fs::remove_all(run_); }
 
   ReplayReport train_and_replay(const std::string& policy, const std::vector<std::string>& settings = {}) {
@@ -65,6 +64,7 @@ class ReplayTest : public ::testing::Test {
     void operator()(std::FILE* file) const { std::fclose(file); }
   };
   std::unique_ptr<std::FILE, Closer> null_{std::fopen("/dev/null", "w")};
+  inline static int count_ = 0;
   fs::path run_;
 };
 
@@ -120,6 +120,47 @@ TEST_F(ReplayTest, EachOfTwoPoliciesDecidesAgain) {
                                      "precision.options.cycles=1"}),
       20);
 }
+
+TEST_F(ReplayTest, LevelsOfMuppetFollowFromItsDiversities) {
+  // Every second step an evaluation, whose threshold is low.
+  const ReplayReport report =
+      train_and_replay("muppet", {"train.epochs=3", "precision.options.epoch_iterations=1",
+                                  "precision.options.r=2", "precision.options.beta=0.1"});
+  expect_same(report, 40);
+  std::ifstream log(run_ / "precision.jsonl");
+  const std::string text((std::istreambuf_iterator<char>(log)), {});
+  EXPECT_NE(text.find("8 bits to 12 bits"), std::string::npos);
+}
+
+TEST_F(ReplayTest, AStaticScheduleOfMuppetIsInTheRecipe) {
+  expect_same(train_and_replay("muppet", {"precision.options.epoch_iterations=1",
+                                          "precision.options.static_schedule=1 3"}),
+              30);
+}
+
+class AdaptReplayTest : public ReplayTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(AdaptReplayTest, PushUpFollowsFromPushDownAndTheDiversity) {
+  const ReplayReport report =
+      train_and_replay(GetParam(), {"precision.options.lb_lwr=2", "precision.options.lb_upr=3"});
+  expect_same(report, 15);
+  forge("bits", 30);
+  EXPECT_EQ(replay_run(run_).differences.size(), 1U);
+}
+
+INSTANTIATE_TEST_SUITE_P(Family, AdaptReplayTest, ::testing::Values("adapt", "adept", "marvin"));
+
+class GateReplayTest : public ReplayTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(GateReplayTest, CostAndSignFollowFromTheShares) {
+  std::vector<std::string> settings{"model.name=resnet20-cifar", "data.train_images=64", "data.batch_size=8",
+                                    "precision.options.log_every=2"};
+  if (GetParam() == std::string_view("fractrain"))
+    settings.insert(settings.end(), {"precision.options.eval_every=1", "precision.options.epsilon=10.0"});
+  expect_same(train_and_replay(GetParam(), settings), 60);
+}
+
+INSTANTIATE_TEST_SUITE_P(Gates, GateReplayTest, ::testing::Values("dfq", "fractrain"));
 
 TEST_F(ReplayTest, OnlyARunCanBeReplayed) { EXPECT_THROW(replay_run(run_ / "nothing"), Error); }
 
