@@ -403,6 +403,7 @@ void LayerOperands::note(Gemm gemm, const QuantizedTensor& a, bool keeps_axis_of
   record.is_integer =
       ops::runs_on_integers(core()->options().arithmetic, a, keeps_axis_of_a, b, keeps_axis_of_b);
   record.is_bfloat16 = !record.is_integer && (a.format.is_bfloat16() || b.format.is_bfloat16());
+  count_arithmetic(record, core()->options().arithmetic);
 }
 
 }  // namespace bitdial::nn

@@ -71,7 +71,8 @@ struct PrecisionSummary {
 };
 
 /// The arithmetic that a layer's GEMMs last ran in, by Gemm: "int8", "int16", "int8xint16", "bfloat16",
-/// "float32", "simulated" (float arithmetic on quantised values); empty for one that did not run.
+/// "float32", "simulated" (float arithmetic on quantised values), several with commas where a gate's options
+/// differ; empty for one that did not run.
 using LayerArithmetic = std::array<std::string_view, kGemms>;
 
 class SessionCore;

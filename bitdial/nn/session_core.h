@@ -54,7 +54,11 @@ struct GemmRecord {
   int bits_b = 32;
   bool is_integer = false;   ///< ran on the integer kernels
   bool is_bfloat16 = false;  ///< ran in bfloat16
+  unsigned ran = 0;          ///< all arithmetics since begin_step, one bit each: a gate's options may differ
 };
+
+/// Adds the arithmetic of the operands just noted to `ran`.
+void count_arithmetic(GemmRecord& gemm, Arithmetic arithmetic);
 
 /// "int8", "int16", "int8xint16", "bfloat16", "float32", or "simulated" for float arithmetic on the values of
 /// quantised operands.
@@ -158,6 +162,7 @@ class LayerBinding : public std::enable_shared_from_this<LayerBinding> {
   void reset_calls() {
     calls_ = {};
     forwards_ = 0;
+    for (GemmRecord& gemm : gemms_) gemm.ran = 0;
   }
 
  private:

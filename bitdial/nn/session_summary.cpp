@@ -1,16 +1,49 @@
 // What a session says of its network's precision: word lengths and the arithmetic of GEMMs.
-#include "bitdial/core/error.h"
+#include <algorithm>
+#include <array>
+#include <string>
+
 #include "bitdial/nn/session_core.h"
 
 namespace bitdial::nn {
 
-std::string_view arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
-  if (gemm.is_bfloat16) return "bfloat16";
+namespace {
+
+constexpr std::array kArithmeticNames{"int8", "int8xint16", "int16", "bfloat16", "float32", "simulated"};
+
+size_t arithmetic_index(const GemmRecord& gemm, Arithmetic arithmetic) {
+  if (gemm.is_bfloat16) return 3;
   const bool is_float = gemm.bits_a >= 32 && gemm.bits_b >= 32;
-  if (arithmetic == Arithmetic::kSimulated && !is_float) return "simulated";
-  if (!gemm.is_integer) return "float32";
-  if (std::max(gemm.bits_a, gemm.bits_b) <= 8) return "int8";
-  return std::min(gemm.bits_a, gemm.bits_b) <= 8 ? "int8xint16" : "int16";
+  if (arithmetic == Arithmetic::kSimulated && !is_float) return 5;
+  if (!gemm.is_integer) return 4;
+  if (std::max(gemm.bits_a, gemm.bits_b) <= 8) return 0;
+  return std::min(gemm.bits_a, gemm.bits_b) <= 8 ? 1 : 2;
+}
+
+/// "int8,int8xint16" for a set of arithmetics, one bit each.
+std::string_view names_of(unsigned set) {
+  static const auto all = [] {
+    std::array<std::string, 1U << kArithmeticNames.size()> names;
+    for (size_t one = 0; one < names.size(); ++one) {
+      for (size_t i = 0; i < kArithmeticNames.size(); ++i) {
+        if ((one >> i & 1U) == 0) continue;
+        if (!names[one].empty()) names[one].push_back(',');
+        names[one].append(kArithmeticNames[i]);
+      }
+    }
+    return names;
+  }();
+  return all.at(set);
+}
+
+}  // namespace
+
+void count_arithmetic(GemmRecord& gemm, Arithmetic arithmetic) {
+  gemm.ran |= 1U << arithmetic_index(gemm, arithmetic);
+}
+
+std::string_view arithmetic_name(const GemmRecord& gemm, Arithmetic arithmetic) {
+  return kArithmeticNames[arithmetic_index(gemm, arithmetic)];
 }
 
 std::vector<LayerBits> SessionCore::layer_bits() const {
@@ -19,18 +52,20 @@ std::vector<LayerBits> SessionCore::layer_bits() const {
     const double bits = is_bfloat16 ? 16.0 : 32.0;
     return std::vector<LayerBits>(layers_.size(), LayerBits::shared(bits, bits));
   }
-  const auto bits_of = [](const LayerBinding& layer, TensorRole role, TensorRole other) {
-    const TensorRecord& record = layer.record(layer.record(role).is_planned ? role : other);
+  const auto bits_of = [this](size_t l, TensorRole role, TensorRole other) {
+    const auto mean = policy_->mean_bits({.layer = static_cast<int>(l), .role = role});
+    if (mean) return *mean;
+    const TensorRecord& record = bindings_[l]->record(bindings_[l]->record(role).is_planned ? role : other);
     return record.is_planned ? static_cast<double>(record.format.word_length) : 32.0;
   };
   std::vector<LayerBits> all;
-  for (const auto& layer : bindings_) {
+  for (size_t l = 0; l < bindings_.size(); ++l) {
     LayerBits bits;
-    bits.w = bits_of(*layer, TensorRole::kWeight, TensorRole::kWeight);
-    bits.x = bits_of(*layer, TensorRole::kInput, TensorRole::kInputWtgrad);
-    bits.x_wtgrad = bits_of(*layer, TensorRole::kInputWtgrad, TensorRole::kInput);
-    bits.dy_bprop = bits_of(*layer, TensorRole::kGradBprop, TensorRole::kGradWtgrad);
-    bits.dy_wtgrad = bits_of(*layer, TensorRole::kGradWtgrad, TensorRole::kGradBprop);
+    bits.w = bits_of(l, TensorRole::kWeight, TensorRole::kWeight);
+    bits.x = bits_of(l, TensorRole::kInput, TensorRole::kInputWtgrad);
+    bits.x_wtgrad = bits_of(l, TensorRole::kInputWtgrad, TensorRole::kInput);
+    bits.dy_bprop = bits_of(l, TensorRole::kGradBprop, TensorRole::kGradWtgrad);
+    bits.dy_wtgrad = bits_of(l, TensorRole::kGradWtgrad, TensorRole::kGradBprop);
     all.push_back(bits);
   }
   return all;
@@ -45,7 +80,8 @@ std::vector<LayerArithmetic> SessionCore::gemm_arithmetic() const {
         const bool is_bfloat16 = policy_->float_arithmetic() == FloatArithmetic::kBFloat16Autocast;
         if (gemm != Gemm::kBprop || l > 0) name = is_bfloat16 ? "bfloat16" : "float32";
       } else if (bindings_[l]->gemm(gemm).is_known) {
-        name = arithmetic_name(bindings_[l]->gemm(gemm), options_.arithmetic);
+        const GemmRecord& record = bindings_[l]->gemm(gemm);
+        name = record.ran != 0 ? names_of(record.ran) : arithmetic_name(record, options_.arithmetic);
       }
     }
   }

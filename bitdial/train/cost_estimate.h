@@ -46,8 +46,14 @@ struct CostEstimate {
 /// policy cannot have.
 CostEstimate estimate_cost(const CostRequest& request);
 
-/// What a run has cost, from its recipe.toml, precision.jsonl and metrics.jsonl.
-CostEstimate cost_of_run(const std::filesystem::path& run);
+enum class CostSource : uint8_t {
+  kCounted,    ///< the sums in the run's newest checkpoint
+  kDecisions,  ///< precision.jsonl, from one line of an operand to the next
+};
+
+/// What a run has cost up to its newest checkpoint. kDecisions needs no sums, but does not know what a gate
+/// chose between two lines of the log.
+CostEstimate cost_of_run(const std::filesystem::path& run, CostSource source = CostSource::kCounted);
 
 /// Keys: model, policy, bits, iterations, batch, convention, macs, m_star, gbitops, ratio_fw8bw8,
 /// ratio_float32, gbitops_fw8bw8, mean_bits and mean_bits_by_macs (w, x, dy), size_ratio, memory_ratio,

@@ -29,7 +29,6 @@ struct CountedOption {
   double published;
 };
 constexpr std::array kCounted{CountedOption{"pfq", "eval_every", 400},
-                              CountedOption{"dfq", "eval_every", 390},
                               CountedOption{"fractrain", "eval_every", 390}};
 
 std::string number(double value) { return fmt::format("{:g}", value); }

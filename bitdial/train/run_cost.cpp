@@ -85,7 +85,7 @@ std::optional<double> float_bits(const Policy& policy) {
 
 }  // namespace
 
-CostEstimate cost_of_run(const std::filesystem::path& run) {
+CostEstimate cost_of_run(const std::filesystem::path& run, CostSource source) {
   require(RunDirectory::is_run(run), "cost", "{} holds no run: it has no recipe.toml", run.string());
   const Recipe recipe = load_recipe(run / "recipe.toml");
   const Checkpoint checkpoint = read_checkpoint(find_checkpoint(run, /*best=*/false));
@@ -106,6 +106,9 @@ CostEstimate cost_of_run(const std::filesystem::path& run) {
   });
   if (steps > counted) meter.add(decisions.bits(), steps - counted);
   estimate.last_bits = decisions.bits();
+  // A gate's choices differ from sample to sample: what the run counted, then, not what it logged.
+  if (source == CostSource::kCounted && !checkpoint.cost.is_null())
+    meter.load_state(checkpoint.cost.at("operations"));
   estimate.totals = meter.totals();
   return estimate;
 }

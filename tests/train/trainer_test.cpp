@@ -202,7 +202,7 @@ TEST_F(TrainerTest, EveryLogLineHasTheAnalyticCostOfAllSteps) {
     EXPECT_EQ(line.at("size_ratio").get<double>(), 0.25);
   }
   EXPECT_EQ(summary.cost.steps, 14);
-  const CostEstimate logged = cost_of_run(run("a"));
+  const CostEstimate logged = cost_of_run(run("a"), CostSource::kDecisions);
   EXPECT_EQ(logged.totals.steps, 14);
   EXPECT_NEAR(logged.totals.gbitops, summary.cost.gbitops, 1e-9 * summary.cost.gbitops);
 }
@@ -212,14 +212,15 @@ TEST_F(TrainerTest, ACostReadFromTheLogsOfWideningBitsIsTheOneCounted) {
   set_recipe_value(recipe, "precision.policy=apt");
   set_recipe_value(recipe, "precision.options.T=0.0005");  // some are widened within a few steps
   const cost::CostTotals counted = train(recipe, run("a"), options_).cost;
-  const cost::CostTotals logged = cost_of_run(run("a")).totals;
+  const cost::CostTotals logged = cost_of_run(run("a"), CostSource::kDecisions).totals;
+  EXPECT_EQ(cost_of_run(run("a")).totals.gbitops, counted.gbitops);
   EXPECT_NEAR(logged.gbitops, counted.gbitops, 1e-9 * counted.gbitops);
   EXPECT_NEAR(logged.mean_bits.dy, counted.mean_bits.dy, 1e-9);
   EXPECT_GT(counted.mean_bits.dy, 8.0);
   recipe = tiny_recipe();
   set_recipe_value(recipe, "precision.policy=bf16");
   const cost::CostTotals half = train(recipe, run("b"), options_).cost;
-  EXPECT_NEAR(cost_of_run(run("b")).totals.ratio_float32, 0.25, 1e-12);
+  EXPECT_NEAR(cost_of_run(run("b"), CostSource::kDecisions).totals.ratio_float32, 0.25, 1e-12);
   EXPECT_NEAR(half.ratio_float32, 0.25, 1e-12);
 }
 
