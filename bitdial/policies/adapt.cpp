@@ -1,100 +1,13 @@
 #include "bitdial/policies/adapt.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <numeric>
-#include <utility>
 
 #include "bitdial/core/error.h"
-#include "bitdial/policies/squared_norm.h"
+#include "bitdial/policies/vector_sums.h"
 
 namespace bitdial::policies {
-namespace {
-
-// Streams of random bits apart from those of operands and parameters.
-constexpr uint32_t kWeightStream = 64, kGradientStream = 65;
-
-}  // namespace
-
-AdaptPolicy::AdaptPolicy(std::string name, OptionReader& options) : name_(std::move(name)) {
-  // Both presets of "adapt" share all values: the released ones, which v4's figures agree with.
-  if (name_ == "adapt") {
-    options.choice<int>("preset", "adapt_sdm", {{"adapt_sdm", 0}, {"adapt_v4", 1}},
-                        "the released code (SDM 2023), or arXiv v4, for which its values are assumed");
-  }
-  read_formats(options);
-  read_search(options);
-  read_gradients(options, name_ == "marvin");
-  options_ = options.resolved();
-}
-
-void AdaptPolicy::read_formats(OptionReader& options) {
-  start_.WL = options.integer("wl0", 8, 2, 32, "first word length (ImageNet AlexNet: 4)");
-  start_.FL = options.integer("fl0", 4, 0, 31, "first fractional length (ImageNet AlexNet: 2)");
-  push_up_.wl_max = options.integer(
-      "wl_max", 32, 8, 32, "largest word length; 16 puts FPROP on integer kernels (buff 2 or 4 then)");
-  push_up_.buff =
-      options.integer("buff", 8, 0, 16, "WL >= FL + buff; the paper's AlexNets have 4 on CIFAR10");
-  push_down_.fl_min = options.integer("fl_min", 4, 2, 16, "smallest fractional length of PushDown");
-  require(start_.WL <= push_up_.wl_max && push_up_.wl_max - push_up_.buff >= push_down_.fl_min, "policies",
-          "options of \"{}\": wl0 <= wl_max and fl_min + buff <= wl_max, got wl0 {}, wl_max {}, fl_min {}, "
-          "buff {}",
-          name_, start_.WL, push_up_.wl_max, push_down_.fl_min, push_up_.buff);
-  lookback_.lb_lwr = options.integer("lb_lwr", 25, 1, 1000000, "smallest lookback, updates");
-  lookback_.lb_upr = options.integer("lb_upr", 100, 1, 1000000, "largest lookback, updates");
-  lookback_.gamma = options.number("gamma", 0.33, 0.0, 1.0, "weight of the newest lookback; 1: no smoothing");
-  const bool constant = options.flag("constant_lookback", false,
-                                     "allow lb_lwr > lb_upr, which makes lb_upr the constant target");
-  require(constant || lookback_.lb_lwr <= lookback_.lb_upr, "policies",
-          "options of \"{}\": lb_lwr {} > lb_upr {} needs constant_lookback", name_, lookback_.lb_lwr,
-          lookback_.lb_upr);
-  r_lwr_ = options.integer("r_lwr", 50, 2, 100000, "smallest resolution, histogram bins");
-  r_upr_ = options.integer("r_upr", 150, 2, 100000, "largest resolution");
-  require(r_lwr_ <= r_upr_, "policies", "options of \"{}\": r_lwr {} > r_upr {}", name_, r_lwr_, r_upr_);
-}
-
-void AdaptPolicy::read_search(OptionReader& options) {
-  push_down_.released = options.choice<bool>(
-      "search", "clean", {{"clean", false}, {"released", true}},
-      "PushDown: KL and the smallest lengths that pass, or the released code's surrogate and bisection");
-  push_down_.first_slice = options.choice<bool>("search_scope", "whole", {{"whole", false}, {"first", true}},
-                                                "histograms of the whole tensor, or of its first slice W[0]");
-  push_down_.stochastic = options.choice<bool>("search_rounding", "SR", {{"SR", true}, {"nearest", false}},
-                                               "rounding inside the search");
-  push_down_.kl_tol = options.number("kl_tol", 5e-2, 0.0, 10.0, "KL that the clean search lets pass, nat");
-  push_up_.form = options.choice<PushUpForm>(
-      "pushup", "code",
-      {{"code", PushUpForm::kCode},
-       {"arxiv", PushUpForm::kArxiv},
-       {"kl_gradients", PushUpForm::kKlGradients}},
-      "the released rule, the arXiv text's, or the older one (keeps lb_upr gradients of every tensor)");
-  first_strategy_ = options.choice<AdaptStrategy>(
-      "strategy", "min",
-      {{"min", AdaptStrategy::kMin}, {"mean", AdaptStrategy::kMean}, {"max", AdaptStrategy::kMax}},
-      "where PushUp's strategy starts");
-  released_mean_ = options.choice<bool>("loss_mean", "mean", {{"mean", false}, {"released", true}},
-                                        "mean of the loss history, or sum / m of m + 1 losses");
-  seed_ = static_cast<uint64_t>(
-      options.integer("search_seed", 0, 0, 1000000000, "of the search's stochastic rounding"));
-}
-
-void AdaptPolicy::read_gradients(OptionReader& options, bool is_marvin) {
-  quant_in_ = options.flag("quant_in", true, "quantise layers' inputs");
-  quant_out_ = options.flag("quant_out", true,
-                            "quantise outputs of layers, average pools and norms; without, blocks run fused");
-  quant_grads_ = options.flag("quant_grads", true, "quantise the parameters' gradients");
-  inplace_inputs_ = options.flag("inplace_inputs", false,
-                                 "as released: a quantised input replaces the tensor for other readers, too");
-  l1_ = options.number("l1", is_marvin ? 0.0 : 1e-4, 0.0, 1.0,
-                       "a1: L1 penalty on all parameters (their quantised values)");
-  has_penalty_ =
-      options.flag("penalty", !is_marvin, "add the penalty P of word lengths to the strategy's loss");
-  gradient_norm_ = options.choice<GradientNorm>(
-      "grad_norm", "l2_unit",
-      {{"l2_unit", GradientNorm::kUnit}, {"clip1", GradientNorm::kClip}, {"none", GradientNorm::kNone}},
-      "gradients get L2 norm 1, at most 1 (older form), or keep theirs");
-}
 
 void AdaptPolicy::attach(std::span<const LayerInfo> layers) {
   Policy::attach(layers);
@@ -174,15 +87,11 @@ TensorPlan AdaptPolicy::working(int parameter, TensorProbe&) {
 }
 
 void AdaptPolicy::observe_working(int parameter, std::span<const float> working) {
-  int64_t zeros = 0;
-  double sum = 0.0;
-  for (const float w : working) {
-    zeros += w == 0.0F ? 1 : 0;
-    sum += static_cast<double>(std::fabs(w));
-  }
+  const Magnitude sums = magnitude(working);
   const auto p = static_cast<size_t>(parameter);
-  zeros_.at(p) = working.empty() ? 0.0 : static_cast<double>(zeros) / static_cast<double>(working.size());
-  abs_sums_.at(p) = sum;
+  zeros_.at(p) =
+      working.empty() ? 0.0 : static_cast<double>(sums.zeros) / static_cast<double>(working.size());
+  abs_sums_.at(p) = sums.abs_sum;
 }
 
 double AdaptPolicy::penalty() const {
@@ -220,11 +129,15 @@ TensorPlan AdaptPolicy::gradient(int parameter, TensorProbe&) {
 
 void AdaptPolicy::update(const ParameterUpdate& update) {
   normalize(update.gradient);
-  const auto p = static_cast<size_t>(update.parameter);
-  if (has_formats_of_its_own(p)) {
-    gather(update);
-  } else if (p > 0) {
-    // Biases and norms follow the tensor before them.
+  if (has_formats_of_its_own(static_cast<size_t>(update.parameter))) gather(update);
+}
+
+// The masters are those of the update until here.
+void AdaptPolicy::end_step(const StepInfo& step, const StepReport&) {
+  switch_formats(step);
+  // Biases and norms follow the tensor before them.
+  for (size_t p = 1; p < tensors_.size(); ++p) {
+    if (has_formats_of_its_own(p)) continue;
     tensors_[p].format = tensors_[p - 1].format;
     tensors_[p].r = tensors_[p - 1].r;
     tensors_[p].lb = tensors_[p - 1].lb;
@@ -238,92 +151,6 @@ void AdaptPolicy::normalize(std::span<float> gradient) const {
   if (norm == 0.0 || (gradient_norm_ == GradientNorm::kClip && norm <= 1.0)) return;
   const auto divisor = static_cast<float>(norm);
   for (float& g : gradient) g /= divisor;
-}
-
-void AdaptPolicy::gather(const ParameterUpdate& update) {
-  const auto p = static_cast<size_t>(update.parameter);
-  Tensor& tensor = tensors_[p];
-  std::vector<float>& G = G_[p];
-  for (size_t i = 0; i < G.size(); ++i) G[i] += update.gradient[i];
-  if (!gathered_[p].empty()) {
-    std::ranges::copy(update.gradient, gathered_[p].begin() + static_cast<std::ptrdiff_t>(
-                                                                  static_cast<size_t>(tensor.n) * G.size()));
-  }
-  ++tensor.n;
-  const double D = adapt_diversity(tensor.n, std::sqrt(squared_norm(G)));
-  tensor.lb = adapt_lookback(D, tensor.lb, lookback_);
-  tensor.r = adapt_resolution(tensor.lb, tensor.r, lookback_, r_lwr_, r_upr_);
-  if (tensor.n >= tensor.lb) switch_format(update, D);
-}
-
-std::span<const float> AdaptPolicy::searched(size_t parameter, std::span<const float> values) const {
-  if (!push_down_.first_slice || values.empty()) return values;
-  return values.first(values.size() / static_cast<size_t>(parameters_[parameter].shape.front()));
-}
-
-// PushDown, then PushUp; the accumulators start anew.
-void AdaptPolicy::switch_format(const ParameterUpdate& update, double D) {
-  const auto p = static_cast<size_t>(update.parameter);
-  Tensor& tensor = tensors_[p];
-  const FixedPoint before = tensor.format;
-  const RandomCounters counters{.seed = seed_,
-                                .step = static_cast<uint64_t>(update.step.step),
-                                .layer = static_cast<uint32_t>(p),
-                                .tensor = kWeightStream};
-  const PushDownResult down = push_down(searched(p, update.master), before, tensor.r, push_down_, counters);
-  PushUpResult up;
-  std::vector<FixedPoint> wanted;
-  if (push_up_.form == PushUpForm::kKlGradients) {
-    wanted = gradient_formats(p, down.format, update.step);
-    up.format = agree(wanted, loss_.strategy, push_up_);
-  } else {
-    up = push_up(D, down.format, loss_.strategy, push_up_);
-  }
-  tensor.format = up.format;
-  const int layer = parameters_[p].layer;
-  if (layer >= 0 && parameters_[p].is_weight) {
-    layer_formats_.at(static_cast<size_t>(layer)) = up.format;
-    const char* strategy = kStrategyNames[static_cast<size_t>(loss_.strategy)];
-    announcements_.at(static_cast<size_t>(layer)) = {
-        fmt::format("<{},{}> down to <{},{}>, up by {} to <{},{}> ({}, D {:.4g})", before.WL, before.FL,
-                    down.format.WL, down.format.FL, up.format.FL - down.format.FL, up.format.WL, up.format.FL,
-                    strategy, D),
-        {{"D", D},
-         {"n", tensor.n},
-         {"lookback", tensor.lb},
-         {"resolution", tensor.r},
-         {"strategy", strategy},
-         {"loss_FL", down.kl_FL},
-         {"loss_WL", down.kl_WL},
-         {"histograms", down.evaluations},
-         {"before", {before.WL, before.FL}},
-         {"push_down", {down.format.WL, down.format.FL}},
-         {"s1", up.s1},
-         {"s2", up.s2},
-         {"s", up.s},
-         {"zeros", zeros_[p]},
-         {"penalty", penalty()}}};
-    for (const FixedPoint& one : wanted)
-      announcements_.at(static_cast<size_t>(layer))->evidence["gradient_formats"].push_back({one.WL, one.FL});
-  }
-  tensor.n = 0;
-  std::ranges::fill(G_[p], 0.0F);
-}
-
-std::vector<FixedPoint> AdaptPolicy::gradient_formats(size_t parameter, FixedPoint reduced,
-                                                      const StepInfo& step) const {
-  const size_t elements = G_[parameter].size();
-  std::vector<FixedPoint> formats;
-  for (size_t k = 0; k < static_cast<size_t>(tensors_[parameter].n); ++k) {
-    const RandomCounters counters{.seed = seed_,
-                                  .step = static_cast<uint64_t>(step.step),
-                                  .micro_batch = static_cast<uint32_t>(k),
-                                  .layer = static_cast<uint32_t>(parameter),
-                                  .tensor = kGradientStream};
-    const std::span<const float> one = std::span(gathered_[parameter]).subspan(k * elements, elements);
-    formats.push_back(raise_for_gradient(one, reduced, tensors_[parameter].r, push_down_, counters));
-  }
-  return formats;
 }
 
 std::vector<std::pair<std::string, std::span<float>>> AdaptPolicy::buffers() {

@@ -47,6 +47,7 @@ class AdaptPolicy : public Policy, public ParameterRule {
   void prepare(const ParameterUpdate& update) override;
   TensorPlan gradient(int parameter, TensorProbe& gradient) override;
   void update(const ParameterUpdate& update) override;
+  void end_step(const StepInfo& step, const StepReport& report) override;
   std::vector<std::pair<std::string, std::span<float>>> buffers() override;
 
   /// What one parameter remembers, in the paper's letters.
@@ -65,14 +66,33 @@ class AdaptPolicy : public Policy, public ParameterRule {
   double penalty() const;
 
  private:
+  struct Announcement {
+    std::string reason;
+    nlohmann::json evidence;
+  };
+
   void read_formats(OptionReader& options);
   void read_search(OptionReader& options);
   void read_gradients(OptionReader& options, bool is_marvin);
   bool has_formats_of_its_own(size_t parameter) const { return parameters_[parameter].shape.size() >= 2; }
   Format format(FixedPoint fixed) const;
   void normalize(std::span<float> gradient) const;
+  /// A tensor that has gathered its gradients; `master` as at the update.
+  struct ClosedWindow {
+    size_t parameter = 0;
+    double D = 0.0;
+    std::span<const float> master;
+  };
+  struct Switch {
+    PushDownResult down;
+    PushUpResult up;
+    std::vector<FixedPoint> gradient_formats;  // kKlGradients
+  };
   void gather(const ParameterUpdate& update);
-  void switch_format(const ParameterUpdate& update, double D);
+  void switch_formats(const StepInfo& step);
+  Switch decide(const ClosedWindow& window, const StepInfo& step) const;
+  void apply(const ClosedWindow& window, const Switch& change, double P);
+  Announcement announce(const ClosedWindow& window, const Switch& change, double P) const;
   /// What each gathered gradient wants.
   std::vector<FixedPoint> gradient_formats(size_t parameter, FixedPoint reduced, const StepInfo& step) const;
   std::span<const float> searched(size_t parameter, std::span<const float> values) const;
@@ -100,11 +120,8 @@ class AdaptPolicy : public Policy, public ParameterRule {
   std::vector<std::vector<float>> gathered_;  // kKlGradients: each of them
   std::vector<double> zeros_;                 // share of zeros in the working values
   std::vector<double> abs_sums_;              // of the working values
+  std::vector<ClosedWindow> closed_;          // of this step
   StrategyState loss_;
-  struct Announcement {
-    std::string reason;
-    nlohmann::json evidence;
-  };
   std::vector<std::optional<Announcement>> announcements_;  // per layer, for its next plan of W
 };
 

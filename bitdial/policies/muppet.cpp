@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/profile.h"
 
 namespace bitdial::policies {
 namespace {
@@ -167,6 +168,7 @@ void MuppetPolicy::update(const ParameterUpdate& update) {
   const auto decay = static_cast<float>(update.weight_decay);
   for (size_t i = 0; i < update.gradient.size(); ++i) update.gradient[i] += decay * update.working[i];
   if (static_schedule_.empty() && ends_epoch(update.step)) {
+    const PhaseScope phase(Phase::kPolicy);
     diversity_.at(static_cast<size_t>(update.parameter)).add(update.gradient);
   }
 }

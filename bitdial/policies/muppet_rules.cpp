@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "bitdial/core/error.h"
-#include "bitdial/policies/squared_norm.h"
+#include "bitdial/policies/vector_sums.h"
 
 namespace bitdial::policies {
 
@@ -31,7 +31,7 @@ void GradientDiversity::add(std::span<const float> gradient) {
   if (window_ == DiversityWindow::kSliding) {
     std::ranges::copy(gradient, values_.begin() + static_cast<std::ptrdiff_t>(norms_.size() * elements_));
   } else {
-    for (size_t i = 0; i < elements_; ++i) values_[i] += gradient[i];
+    add_to(values_, gradient);
   }
   norms_.push_back(squared_norm(gradient));
 }

@@ -25,6 +25,7 @@ constexpr const char* kFloat32Row = "pytorch-float32";
 constexpr const char* kBFloat16Row = "pytorch-bf16";
 constexpr int kRoundsPerMeasuring = 4;
 constexpr int kProfiledSteps = 20;
+constexpr int kProfiledUpdates = 60;  // of policies that gather gradients: two of AdaPT's windows
 constexpr int kProfiledMeasurements = 5;
 
 /// One network with its data and optimiser state.
@@ -63,6 +64,7 @@ class Contestant {
   const std::string& name() const { return name_; }
   at::MemoryFormat format() const { return format_; }
   bool quantizes() const { return session_->policy().quantizes(); }
+  bool has_parameter_rule() const { return working_.has_value(); }
 
   StepProfile profile(int steps, bool measuring) {
     Profile profile;
@@ -189,7 +191,8 @@ double policy_share(const StepProfile& steady, const StepProfile& measuring, int
 
 void add_profile(Contestant& contestant, const StepBenchmarkOptions& options, StepRow& row) {
   if (!contestant.quantizes()) return;
-  StepProfile steady = contestant.profile(kProfiledSteps, false);
+  const int steps = contestant.has_parameter_rule() ? kProfiledUpdates : kProfiledSteps;
+  StepProfile steady = contestant.profile(steps, false);
   row.policy_share =
       policy_share(steady, contestant.profile(kProfiledMeasurements, true), options.steps_per_epoch);
   if (options.profiles) row.profile = std::move(steady);

@@ -97,6 +97,7 @@ void WorkingWeights::start(int64_t updates) {
     if (!plan.format.is_float()) {
       parameter.tensor.copy_(quantize(parameter.master, plan, key(i, updates, kWorkingStream)));
     }
+    const PhaseScope statistics(Phase::kPolicy);
     rule_.observe_working(index, span_of<const float>(parameter.tensor));
   }
 }
@@ -108,8 +109,11 @@ void WorkingWeights::put_masters() {
 
 void WorkingWeights::update(const StepInfo& step, double loss, int64_t micro_batches, double learning_rate) {
   {
-    const PhaseScope phase(Phase::kOptimizer);
+    const PhaseScope phase(Phase::kPolicy);
     rule_.begin_update(step, loss, micro_batches);
+  }
+  {
+    const PhaseScope phase(Phase::kOptimizer);
     for (size_t i = 0; i < parameters_.size(); ++i) {
       if (parameters_[i].tensor.grad().defined()) change_gradient(i, parameters_[i].tensor.detach(), step);
     }

@@ -26,7 +26,8 @@ class WorkingWeights {
   void start(int64_t updates);
 
   /// In place of Optimizer::step: gradients go through the rule, the masters are updated and stay in the
-  /// parameters. finish_update() must follow.
+  /// parameters. The spans of the masters that the rule got stay as they were until finish_update(), which
+  /// must follow Policy::end_step.
   void update(const StepInfo& step, double loss, int64_t micro_batches, double learning_rate);
   /// Writes the working values of the new masters, in the formats that the rule has by now.
   void finish_update(const StepInfo& step) { start(step.step + 1); }

@@ -7,8 +7,9 @@
 #include <random>
 
 #include "bitdial/core/error.h"
+#include "bitdial/core/parallel.h"
 #include "bitdial/policies/registry.h"
-#include "bitdial/policies/squared_norm.h"
+#include "bitdial/policies/vector_sums.h"
 #include "parameter_harness.h"
 
 namespace bitdial::policies {
@@ -44,7 +45,9 @@ class AdaptRun {
 
   void step(double loss) {
     for (auto& gradient : parameters.gradients) fill(gradient, 0.5);
-    parameters.update({.step = steps, .steps_per_epoch = 100}, loss);
+    const StepInfo step{.step = steps, .steps_per_epoch = 100};
+    parameters.update(step, loss);
+    policy->end_step(step, {.loss = loss});
     ++steps;
     parameters.write_working(steps);
   }
@@ -98,6 +101,19 @@ TEST(Adapt, SwitchesAfterTheLookbackAndKeepsItsInvariants) {
       EXPECT_NEAR(static_cast<double>(switches[2] - switches[1]), 28.0, 1.0);
     }
   }
+}
+
+TEST(Adapt, DecidesTheSameOnAnyNumberOfThreads) {
+  const int threads = num_threads();
+  std::vector<nlohmann::json> states;
+  for (const int count : {1, 3}) {
+    set_num_threads(count);
+    AdaptRun run;
+    for (int i = 0; i < 60; ++i) run.step(1.0);
+    states.push_back(run.policy->state());
+  }
+  set_num_threads(threads);
+  EXPECT_EQ(states[0], states[1]);
 }
 
 TEST(Adapt, EvidenceRederivesTheSwitch) {

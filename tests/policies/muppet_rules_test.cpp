@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "bitdial/policies/squared_norm.h"
+#include "bitdial/policies/vector_sums.h"
 
 namespace bitdial::policies {
 namespace {
@@ -96,9 +96,13 @@ TEST(MuppetRules, ReleasedStopTestComparesBinaryNumbers) {
   for (const bool released : {false, true}) EXPECT_EQ(float_epochs(0.001, 1e-5, released), 45);
 }
 
-TEST(MuppetRules, SquaredNormOfAnyLength) {
+TEST(MuppetRules, SumsOfAnyLength) {
   for (const size_t size : {size_t{0}, size_t{1}, size_t{15}, size_t{16}, size_t{50}}) {
-    EXPECT_EQ(squared_norm(std::vector<float>(size, 2.0F)), 4.0 * static_cast<double>(size));
+    std::vector<float> x(size, -2.0F);
+    EXPECT_EQ(squared_norm(x), 4.0 * static_cast<double>(size));
+    if (size > 2) x[2] = 0.0F;
+    EXPECT_EQ(magnitude(x).zeros, size > 2 ? 1 : 0);
+    EXPECT_EQ(magnitude(x).abs_sum, 2.0 * static_cast<double>(size > 2 ? size - 1 : size));
   }
 }
 

@@ -1,0 +1,142 @@
+// How AdaPT gathers gradients and switches formats (specs: adapt.md, "PushDown" to "Lookback").
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "bitdial/core/parallel.h"
+#include "bitdial/core/profile.h"
+#include "bitdial/policies/adapt.h"
+#include "bitdial/policies/vector_sums.h"
+
+namespace bitdial::policies {
+namespace {
+
+// Streams of random bits apart from those of operands and parameters.
+constexpr uint32_t kSearchStream = 64, kGradientSearchStream = 65;
+
+// Histograms of tensors above this size keep all threads busy by themselves.
+constexpr size_t kLargeTensor = 1 << 17;
+
+}  // namespace
+
+void AdaptPolicy::gather(const ParameterUpdate& update) {
+  const PhaseScope phase(Phase::kPolicy);
+  const auto p = static_cast<size_t>(update.parameter);
+  Tensor& tensor = tensors_[p];
+  std::vector<float>& G = G_[p];
+  add_to(G, update.gradient);
+  if (!gathered_[p].empty()) {
+    const auto place = static_cast<std::ptrdiff_t>(static_cast<size_t>(tensor.n) * G.size());
+    std::ranges::copy(update.gradient, gathered_[p].begin() + place);
+  }
+  ++tensor.n;
+  const double D = adapt_diversity(tensor.n, std::sqrt(squared_norm(G)));
+  tensor.lb = adapt_lookback(D, tensor.lb, lookback_);
+  tensor.r = adapt_resolution(tensor.lb, tensor.r, lookback_, r_lwr_, r_upr_);
+  if (tensor.n >= tensor.lb) closed_.push_back({p, D, update.master});
+}
+
+// Several layers close their windows in the same step, at first all of them: small ones are searched side by
+// side, a large one by all threads.
+void AdaptPolicy::switch_formats(const StepInfo& step) {
+  const double P = penalty();
+  std::vector<Switch> changes(closed_.size());
+  std::ranges::stable_sort(closed_, std::ranges::greater{},
+                           [](const auto& one) { return one.master.size(); });
+  std::atomic<size_t> next = 0;
+  for (; next < closed_.size() && closed_[next].master.size() >= kLargeTensor; ++next) {
+    changes[next] = decide(closed_[next], step);
+  }
+  const auto left = static_cast<int64_t>(closed_.size() - next);
+  parallel_for(std::min<int64_t>(left, num_threads()), 1, [&](int64_t begin, int64_t end) {
+    for (; begin < end; ++begin) {
+      for (size_t k = next++; k < closed_.size(); k = next++) changes[k] = decide(closed_[k], step);
+    }
+  });
+  for (size_t k = 0; k < closed_.size(); ++k) apply(closed_[k], changes[k], P);
+  closed_.clear();
+}
+
+// PushDown, then PushUp.
+AdaptPolicy::Switch AdaptPolicy::decide(const ClosedWindow& window, const StepInfo& step) const {
+  const size_t p = window.parameter;
+  const Tensor& tensor = tensors_[p];
+  const RandomCounters counters{.seed = seed_,
+                                .step = static_cast<uint64_t>(step.step),
+                                .layer = static_cast<uint32_t>(p),
+                                .tensor = kSearchStream};
+  Switch change;
+  change.down = push_down(searched(p, window.master), tensor.format, tensor.r, push_down_, counters);
+  if (push_up_.form == PushUpForm::kKlGradients) {
+    change.gradient_formats = gradient_formats(p, change.down.format, step);
+    change.up.format = agree(change.gradient_formats, loss_.strategy, push_up_);
+  } else {
+    change.up = push_up(window.D, change.down.format, loss_.strategy, push_up_);
+  }
+  return change;
+}
+
+// The accumulators start anew.
+void AdaptPolicy::apply(const ClosedWindow& window, const Switch& change, double P) {
+  const size_t p = window.parameter;
+  const int layer = parameters_[p].layer;
+  if (layer >= 0 && parameters_[p].is_weight) {
+    announcements_.at(static_cast<size_t>(layer)) = announce(window, change, P);
+    layer_formats_.at(static_cast<size_t>(layer)) = change.up.format;
+  }
+  tensors_[p].format = change.up.format;
+  tensors_[p].n = 0;
+  std::ranges::fill(G_[p], 0.0F);
+}
+
+AdaptPolicy::Announcement AdaptPolicy::announce(const ClosedWindow& window, const Switch& change,
+                                                double P) const {
+  const Tensor& tensor = tensors_[window.parameter];
+  const FixedPoint before = tensor.format, down = change.down.format, up = change.up.format;
+  const char* strategy = kStrategyNames[static_cast<size_t>(loss_.strategy)];
+  Announcement one{
+      fmt::format("<{},{}> down to <{},{}>, up by {} to <{},{}> ({}, D {:.4g})", before.WL, before.FL,
+                  down.WL, down.FL, up.FL - down.FL, up.WL, up.FL, strategy, window.D),
+      {{"D", window.D},
+       {"n", tensor.n},
+       {"lookback", tensor.lb},
+       {"resolution", tensor.r},
+       {"strategy", strategy},
+       {"loss_FL", change.down.kl_FL},
+       {"loss_WL", change.down.kl_WL},
+       {"histograms", change.down.evaluations},
+       {"before", {before.WL, before.FL}},
+       {"push_down", {down.WL, down.FL}},
+       {"s1", change.up.s1},
+       {"s2", change.up.s2},
+       {"s", change.up.s},
+       {"zeros", zeros_[window.parameter]},
+       {"penalty", P}}};
+  for (const FixedPoint& wanted : change.gradient_formats) {
+    one.evidence["gradient_formats"].push_back({wanted.WL, wanted.FL});
+  }
+  return one;
+}
+
+std::span<const float> AdaptPolicy::searched(size_t parameter, std::span<const float> values) const {
+  if (!push_down_.first_slice || values.empty()) return values;
+  return values.first(values.size() / static_cast<size_t>(parameters_[parameter].shape.front()));
+}
+
+std::vector<FixedPoint> AdaptPolicy::gradient_formats(size_t parameter, FixedPoint reduced,
+                                                      const StepInfo& step) const {
+  const size_t elements = G_[parameter].size();
+  std::vector<FixedPoint> formats;
+  for (size_t k = 0; k < static_cast<size_t>(tensors_[parameter].n); ++k) {
+    const RandomCounters counters{.seed = seed_,
+                                  .step = static_cast<uint64_t>(step.step),
+                                  .micro_batch = static_cast<uint32_t>(k),
+                                  .layer = static_cast<uint32_t>(parameter),
+                                  .tensor = kGradientSearchStream};
+    const std::span<const float> one = std::span(gathered_[parameter]).subspan(k * elements, elements);
+    formats.push_back(raise_for_gradient(one, reduced, tensors_[parameter].r, push_down_, counters));
+  }
+  return formats;
+}
+
+}  // namespace bitdial::policies
