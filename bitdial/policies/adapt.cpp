@@ -128,8 +128,8 @@ TensorPlan AdaptPolicy::gradient(int parameter, TensorProbe&) {
 }
 
 void AdaptPolicy::update(const ParameterUpdate& update) {
-  normalize(update.gradient);
-  if (has_formats_of_its_own(static_cast<size_t>(update.parameter))) gather(update);
+  const double norm = normalize(update.gradient);
+  if (has_formats_of_its_own(static_cast<size_t>(update.parameter))) gather(update, norm);
 }
 
 // The masters are those of the update until here.
@@ -145,12 +145,14 @@ void AdaptPolicy::end_step(const StepInfo& step, const StepReport&) {
 }
 
 // After quantising, the whole tensor by its own norm.
-void AdaptPolicy::normalize(std::span<float> gradient) const {
-  if (gradient_norm_ == GradientNorm::kNone) return;
+double AdaptPolicy::normalize(std::span<float> gradient) const {
   const double norm = std::sqrt(squared_norm(gradient));
-  if (norm == 0.0 || (gradient_norm_ == GradientNorm::kClip && norm <= 1.0)) return;
+  const bool keeps_norm =
+      gradient_norm_ == GradientNorm::kNone || (gradient_norm_ == GradientNorm::kClip && norm <= 1.0);
+  if (norm == 0.0 || keeps_norm) return norm;
   const auto divisor = static_cast<float>(norm);
   for (float& g : gradient) g /= divisor;
+  return 1.0;
 }
 
 std::vector<std::pair<std::string, std::span<float>>> AdaptPolicy::buffers() {

@@ -76,7 +76,8 @@ class AdaptPolicy : public Policy, public ParameterRule {
   void read_gradients(OptionReader& options, bool is_marvin);
   bool has_formats_of_its_own(size_t parameter) const { return parameters_[parameter].shape.size() >= 2; }
   Format format(FixedPoint fixed) const;
-  void normalize(std::span<float> gradient) const;
+  /// Returns the norm that is left: 1 or 0 with kUnit.
+  double normalize(std::span<float> gradient) const;
   /// A tensor that has gathered its gradients; `master` as at the update.
   struct ClosedWindow {
     size_t parameter = 0;
@@ -88,7 +89,7 @@ class AdaptPolicy : public Policy, public ParameterRule {
     PushUpResult up;
     std::vector<FixedPoint> gradient_formats;  // kKlGradients
   };
-  void gather(const ParameterUpdate& update);
+  void gather(const ParameterUpdate& update, double norm);
   void switch_formats(const StepInfo& step);
   Switch decide(const ClosedWindow& window, const StepInfo& step) const;
   void apply(const ClosedWindow& window, const Switch& change, double P);

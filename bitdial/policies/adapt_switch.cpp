@@ -19,12 +19,13 @@ constexpr size_t kLargeTensor = 1 << 17;
 
 }  // namespace
 
-void AdaptPolicy::gather(const ParameterUpdate& update) {
+void AdaptPolicy::gather(const ParameterUpdate& update, double norm) {
   const PhaseScope phase(Phase::kPolicy);
   const auto p = static_cast<size_t>(update.parameter);
   Tensor& tensor = tensors_[p];
   std::vector<float>& G = G_[p];
-  add_to(G, update.gradient);
+  // D is made of directions, also where gradients keep their norms.
+  add_to(G, update.gradient, norm > 0.0 ? static_cast<float>(1.0 / norm) : 1.0F);
   if (!gathered_[p].empty()) {
     const auto place = static_cast<std::ptrdiff_t>(static_cast<size_t>(tensor.n) * G.size());
     std::ranges::copy(update.gradient, gathered_[p].begin() + place);

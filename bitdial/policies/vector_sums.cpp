@@ -46,9 +46,9 @@ Magnitude magnitude(std::span<const float> x) {
           std::accumulate(zeros.begin(), zeros.end(), int64_t{0})};
 }
 
-void add_to(std::span<float> sum, std::span<const float> x) {
+void add_to(std::span<float> sum, std::span<const float> x, float factor) {
   require(sum.size() == x.size(), "policies", "a sum of {} elements and {} to add", sum.size(), x.size());
-  for (size_t i = 0; i < x.size(); ++i) sum[i] += x[i];
+  for (size_t i = 0; i < x.size(); ++i) sum[i] += factor * x[i];
 }
 
 }  // namespace bitdial::policies

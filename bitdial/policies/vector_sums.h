@@ -15,7 +15,7 @@ struct Magnitude {
 };
 Magnitude magnitude(std::span<const float> x);
 
-/// sum += x, element by element.
-void add_to(std::span<float> sum, std::span<const float> x);
+/// sum += factor * x, element by element.
+void add_to(std::span<float> sum, std::span<const float> x, float factor = 1.0F);
 
 }  // namespace bitdial::policies

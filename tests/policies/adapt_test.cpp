@@ -28,7 +28,11 @@ class AdaptRun {
  public:
   explicit AdaptRun(const nlohmann::json& options = nlohmann::json::object(),
                     const std::string& name = "adapt")
-      : policy(make_adapt(options, name)),
+      : AdaptRun(options, 0.5, name) {}
+  /// `sigma`: of the gradients' elements.
+  AdaptRun(const nlohmann::json& options, double sigma, const std::string& name = "adapt")
+      : sigma(sigma),
+        policy(make_adapt(options, name)),
         parameters(*policy, {{"conv1.weight", {16, 8, 3, 3}, 0, true},
                              {"bn1.weight", {16}, 0, false},
                              {"bn1.bias", {16}, 0, false},
@@ -44,7 +48,7 @@ class AdaptRun {
   }
 
   void step(double loss) {
-    for (auto& gradient : parameters.gradients) fill(gradient, 0.5);
+    for (auto& gradient : parameters.gradients) fill(gradient, sigma);
     const StepInfo step{.step = steps, .steps_per_epoch = 100};
     parameters.update(step, loss);
     policy->end_step(step, {.loss = loss});
@@ -57,6 +61,7 @@ class AdaptRun {
     return policy->plan({layer, role}, {.step = steps}, probe);
   }
 
+  double sigma;
   std::mt19937 random{17};
   std::shared_ptr<AdaptPolicy> policy;
   ParameterHarness parameters;
@@ -168,6 +173,19 @@ TEST(Adapt, GradientsAreQuantisedThenNormalised) {
   std::fill(small.begin(), small.end(), 0.01F);
   clipped.parameters.update({.step = 0}, 1.0);
   EXPECT_EQ(small.front(), 0.01F);
+}
+
+TEST(Adapt, DiversityIsOfDirectionsWhateverTheNormOfTheGradients) {
+  for (const char* norm : {"l2_unit", "clip1", "none"}) {
+    for (const double sigma : {1e-3, 10.0}) {  // norms far below 1 and far above
+      AdaptRun run(Options{{"grad_norm", norm}, {"quant_grads", false}, {"l1", 0.0}}, sigma);
+      for (int i = 0; i < 28; ++i) run.step(1.0);
+      const nlohmann::json evidence = run.plan(TensorRole::kWeight, 0).evidence;
+      ASSERT_TRUE(evidence.contains("D")) << norm;
+      const auto n = evidence.at("n").get<double>();
+      EXPECT_NEAR(evidence.at("D").get<double>(), std::sqrt(n), 0.1 * std::sqrt(n)) << norm;
+    }
+  }
 }
 
 TEST(Adapt, L1PullsTheWeightsThatTheNetworkSees) {
