@@ -83,7 +83,8 @@ int adapt_lookback(double D, int lb, const LookbackOptions& options) {
   const double upper = options.lb_upr, lower = options.lb_lwr;
   const double t = D > 0.0 ? std::ceil(std::min(std::max(upper / D, lower), upper)) : upper;
   // In this order and not fused (the build says so): the ceil sees the last bit.
-  return static_cast<int>(std::ceil(t * options.gamma + static_cast<double>(lb) * (1.0 - options.gamma)));
+  const double smoothed = std::ceil(t * options.gamma + static_cast<double>(lb) * (1.0 - options.gamma));
+  return static_cast<int>(std::min(smoothed, std::max(t, static_cast<double>(lb))));  // gamma 0.08: 5, not 6
 }
 
 int adapt_resolution(int lb, int r, const LookbackOptions& options, int r_lwr, int r_upr) {

@@ -118,6 +118,15 @@ TEST(AdaptRules, EveryLaterWindowHasTheSameLength) {
   }
 }
 
+TEST(AdaptRules, LookbackStaysWithinItsBoundsForEverySmoothing) {
+  // 5 * 0.08 + 5 * (1 - 0.08) is a little more than 5.
+  for (int gamma = 1; gamma <= 100; ++gamma) {
+    for (int upper = 1; upper <= 150; ++upper) {
+      EXPECT_EQ(adapt_lookback(1.0, upper, {1, upper, gamma / 100.0}), upper) << gamma;
+    }
+  }
+}
+
 TEST(AdaptRules, LookbackAtItsEnds) {
   const LookbackOptions options{25, 100, 1.0};
   EXPECT_EQ(adapt_lookback(std::numeric_limits<double>::infinity(), 100, options), 25);
