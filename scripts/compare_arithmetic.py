@@ -73,7 +73,7 @@ def widths_in_force(decisions, steps):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="cifar10-resnet20")
+    parser.add_argument("--recipe", default=str(ROOT / "recipes/cifar10-resnet20.toml"))
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=128)

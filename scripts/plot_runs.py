@@ -70,7 +70,7 @@ def plot_precision(run, output):
         axis.set_title(f"{OPERANDS[tensor]}: word length by layer", fontsize=9, loc="left")
     axes[-1].set_xlabel("step")
     figure.colorbar(mesh, ax=axes, label="bits (grey: float32)", extend="max", shrink=0.6)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=80)
 
 
 def smooth(values):
@@ -99,7 +99,7 @@ def plot_learning(runs, output):
     bits.set_xlabel("step")
     for axis in (loss, accuracy, bits):
         axis.grid(alpha=0.3)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=80)
 
 
 def plot_pairs(folder, output):
@@ -121,7 +121,7 @@ def plot_pairs(folder, output):
     axes.flat[0].legend(fontsize=7)
     figure.supxlabel("step", fontsize=9)
     figure.supylabel("training loss", fontsize=9)
-    figure.savefig(output, dpi=110)
+    figure.savefig(output, dpi=80)
 
 
 def main():
