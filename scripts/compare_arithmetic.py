@@ -25,6 +25,7 @@ PLANNED = ("static", "sbm", "cpt", "random", "schedule")  # their widths do not 
 # Options without which a policy does nothing in so few steps, or cannot run at all.
 OPTIONS = {
     "schedule": ["precision.options.preset=ldp-1"],
+    "muppet": ["precision.options.quantise_operands=on"],  # by default in integer arithmetic alone
     "ldp": ["precision.options.lr_beta=1"],
     "cpt": ["precision.options.cycles=1"],
     "random": ["precision.options.every=3"],

@@ -38,6 +38,23 @@ std::map<std::string, double> GemmLog::percent() const {
   return shares;
 }
 
+GemmLog::Shares GemmLog::now() const {
+  Shares shares;
+  double all = 0.0;
+  for (const Layer& layer : layers_) {
+    for (const std::string& arithmetic : layer.arithmetic) {
+      if (arithmetic.empty()) continue;
+      const bool is_integer = arithmetic.starts_with("int");
+      const bool is_wide = arithmetic.find("int16") != std::string::npos;
+      double& share = !is_integer ? shares.floating : is_wide ? shares.int16 : shares.int8;
+      share += static_cast<double>(layer.macs);
+      all += static_cast<double>(layer.macs);
+    }
+  }
+  if (all == 0.0) return {.floating = 1.0};
+  return {shares.int8 / all, shares.int16 / all, shares.floating / all};
+}
+
 nlohmann::json GemmLog::state() const {
   nlohmann::json layers = nlohmann::json::array();
   for (const Layer& layer : layers_) layers.push_back(layer.arithmetic);

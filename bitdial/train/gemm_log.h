@@ -28,6 +28,13 @@ class GemmLog {
   /// Percent of the multiply-accumulates of all steps up to now, by name ("int8").
   std::map<std::string, double> percent() const;
 
+  /// Shares (0 .. 1) of the multiply-accumulates of a step as it runs now. A product with a 16-bit operand
+  /// counts to int16.
+  struct Shares {
+    double int8 = 0.0, int16 = 0.0, floating = 0.0;
+  };
+  Shares now() const;
+
   /// load_state(state()) goes on exactly.
   nlohmann::json state() const;
   void load_state(const nlohmann::json& state);

@@ -64,9 +64,9 @@ std::string format_bits(const ProgressState& state) {
   return fmt::format("bits W {} A {} dY {}", bits(state.bits_w), bits(state.bits_a), bits(state.bits_dy));
 }
 
-std::string format_layers(const ProgressState& state) {
-  return fmt::format("int8 {:.0f}% int16 {:.0f}% float {:.0f}%", 100.0 * state.int8_layers,
-                     100.0 * state.int16_layers, 100.0 * state.float_layers);
+std::string format_arithmetic(const ProgressState& state) {
+  return fmt::format("int8 {:.0f}% int16 {:.0f}% float {:.0f}%", 100.0 * state.int8_macs,
+                     100.0 * state.int16_macs, 100.0 * state.float_macs);
 }
 
 double share_done(const ProgressState& state) {
@@ -116,7 +116,7 @@ std::string bar_line(const ProgressState& state, int width, bool unicode) {
       fmt::format("acc {:.1f}%", 100.0 * state.accuracy), format_rate(state.images_per_s)};
   if (state.seconds_left) parts.push_back(format_duration(*state.seconds_left) + " left");
   parts.push_back(format_bits(state));
-  parts.push_back(format_layers(state));
+  parts.push_back(format_arithmetic(state));
 
   // The last column stays free: terminals wrap when it is written.
   int left = width - 1 - display_width(head);
@@ -143,7 +143,7 @@ std::string epoch_line(const EpochSummary& summary) {
   if (summary.test_accuracy) line += fmt::format("  test accuracy {:.2f}%", 100.0 * *summary.test_accuracy);
   if (summary.final_accuracy) line += fmt::format(" ({:.2f}% at full bits)", 100.0 * *summary.final_accuracy);
   line += fmt::format("  {}  {}  {}  {}", format_rate(state.images_per_s), format_bits(state),
-                      format_layers(state), format_duration(summary.seconds));
+                      format_arithmetic(state), format_duration(summary.seconds));
   if (state.seconds_left && *state.seconds_left > 0.0)
     line += "  " + format_duration(*state.seconds_left) + " left";
   return line;

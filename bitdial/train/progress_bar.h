@@ -19,8 +19,8 @@ struct ProgressState {
   double accuracy = 0.0;  ///< 0..1
   double images_per_s = 0.0;
   double bits_w = 32.0, bits_a = 32.0, bits_dy = 32.0;
-  double int8_layers = 0.0, int16_layers = 0.0, float_layers = 1.0;  ///< shares 0..1
-  std::optional<double> seconds_left;                                ///< of the whole run
+  double int8_macs = 0.0, int16_macs = 0.0, float_macs = 1.0;  ///< shares of multiply-accumulates, 0 .. 1
+  std::optional<double> seconds_left;                          ///< of the whole run
 };
 
 struct EpochSummary {

@@ -334,9 +334,10 @@ ProgressState Trainer::progress_state() const {
   state.bits_w = precision.bits_w;
   state.bits_a = precision.bits_a;
   state.bits_dy = precision.bits_dy;
-  state.int8_layers = precision.int8_layers;
-  state.int16_layers = precision.int16_layers;
-  state.float_layers = precision.float_layers;
+  const GemmLog::Shares macs = gemms_->now();
+  state.int8_macs = macs.int8;
+  state.int16_macs = macs.int16;
+  state.float_macs = macs.floating;
   if (step_images_ > 0) {
     const auto steps_left = static_cast<double>(total_steps() - progress_.step);
     const double per_step =

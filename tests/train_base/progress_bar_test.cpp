@@ -20,9 +20,9 @@ ProgressState some_state() {
   state.bits_w = 8;
   state.bits_a = 8;
   state.bits_dy = 10.42;
-  state.int8_layers = 0.7;
-  state.int16_layers = 0.3;
-  state.float_layers = 0;
+  state.int8_macs = 0.7;
+  state.int16_macs = 0.3;
+  state.float_macs = 0;
   state.seconds_left = 754;
   return state;
 }
