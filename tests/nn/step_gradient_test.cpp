@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <vector>
@@ -189,20 +190,77 @@ TEST(StepGradients, ResidualsMayBeStoredOrComputedAgain) {
   }
 }
 
+// dX of the first layer is computed for its beta alone: the same gradient, whether or not X wants one, and
+// only in the latter case does X get it.
 TEST(StepGradients, FirstLayerKeepsItsPlaceInTheGraph) {
-  Net net;
-  const auto policy = make_ldp({});
-  Session session(policy);
+  for (const bool fused : {false, true}) {
+    std::vector<double> beta_gradients[2];
+    for (const bool wants_dx : {false, true}) {
+      Net net(true);
+      const auto policy = make_ldp({{"lr_beta", 0.0}});
+      SessionOptions options;
+      options.fused = fused;
+      Session session(policy, options);
+      session.attach(net);
+      Batch batch = make_batch(1);
+      batch.x.requires_grad_(wants_dx);
+      session.begin_step({});
+      {
+        const ForwardScope scope(session);
+        torch::nn::functional::cross_entropy(net.forward(batch.x), batch.target).backward();
+      }
+      session.end_step({}, {.loss = 1.0});
+      EXPECT_EQ(batch.x.grad().defined(), wants_dx);
+      if (wants_dx) {
+        EXPECT_GT(batch.x.grad().abs().sum().item<float>(), 0.0F);
+      }
+      beta_gradients[wants_dx ? 1 : 0] = task_gradients(*policy);
+    }
+    EXPECT_NE(beta_gradients[0][0], 0.0);
+    EXPECT_EQ(beta_gradients[0], beta_gradients[1]) << (fused ? "fused" : "unfused");
+  }
+}
+
+struct Path {
+  std::vector<double> betas;  // of both convolutions, step by step
+  std::vector<int> bits;      // of their X
+  int limited_steps = 0;      // with a penalty on cost
+};
+
+Path learn(const SessionOptions& session_options) {
+  Net net(true);
+  const auto policy = make_ldp({{"lr_beta", 4.0}, {"T", 0.35}});
+  Session session(policy, session_options);
   session.attach(net);
-  session.begin_step({});
-  Batch batch = make_batch(1);
-  batch.x.requires_grad_(true);
-  torch::nn::functional::cross_entropy(net.forward(batch.x), batch.target).backward();
-  const Tensor dx = batch.x.grad().clone();
-  const auto with_input_gradient = policy->state();
-  EXPECT_GT(dx.abs().sum().item<float>(), 0.0F);
-  train_step(net, session, 0);
-  EXPECT_NE(with_input_gradient, policy->state());
+  Path path;
+  for (int64_t step = 0; step < 8; ++step) {
+    train_step(net, session, step);
+    if (policy->state().at("layers").at(0).at(2) != 0.0) ++path.limited_steps;
+    for (const int layer : {0, 1}) {
+      path.betas.push_back(policy->beta(layer));
+      path.bits.push_back(policy->evaluation_format({layer, TensorRole::kInput}).word_length);
+    }
+  }
+  return path;
+}
+
+// While beta moves, the limit on cost is reached and bits change, both arithmetics learn the same.
+TEST(StepGradients, BitsThatMoveAreThoseOfSimulatedArithmetic) {
+  const Path want =
+      learn({.arithmetic = Arithmetic::kSimulated, .reduced_axis = ReducedAxis::kRequantise, .fused = false});
+  ASSERT_NE(*std::max_element(want.bits.begin(), want.bits.end()),
+            *std::min_element(want.bits.begin(), want.bits.end()));
+  ASSERT_GT(want.limited_steps, 0);
+  for (const bool fused : {false, true}) {
+    SessionOptions integer;
+    integer.fused = fused;
+    const Path got = learn(integer);
+    EXPECT_EQ(got.limited_steps, want.limited_steps);
+    EXPECT_EQ(got.bits, want.bits) << (fused ? "fused" : "unfused");
+    for (size_t i = 0; i < want.betas.size(); ++i) {
+      EXPECT_NEAR(got.betas[i], want.betas[i], 1e-4) << "step " << i / 2 << ", layer " << i % 2;
+    }
+  }
 }
 
 TEST(StepGradients, ChangedInputIsNamed) {
