@@ -57,6 +57,14 @@ void check_output(const char* operation, const void* data) {
 
 }  // namespace
 
+const vector::Engine* conv2d_engine(Isa isa, const ConvShape& shape) {
+  const Conv2dKernels* kernels = &kernels_of(isa, shape);
+  if (kernels == &kVectorKernels<avx2::kEngine>) return avx2::kEngine;
+  if (kernels == &kVectorKernels<avxvnni::kEngine>) return avxvnni::kEngine;
+  if (kernels == &kVectorKernels<avx512vnni::kEngine>) return avx512vnni::kEngine;
+  return nullptr;
+}
+
 std::string_view to_string(CodeType type) {
   switch (type) {
     case CodeType::kS8:

@@ -63,6 +63,9 @@ struct Operand {
   /// One entry (per tensor), or one per index of an axis that the GEMM keeps: output channel of the weight in
   /// FPROP, sample of the input in FPROP, sample of dY in BPROP.
   std::span<const QuantParams> params;
+  /// The codes once more, in the order in which the direction reads them, packed when they were made: a
+  /// weight by a WeightPacking, dY of WTGRAD by a GradientPacking. Null: the convolution packs them.
+  const void* packed = nullptr;
 };
 
 enum class OutputType : uint8_t { kFloat32, kBFloat16 };

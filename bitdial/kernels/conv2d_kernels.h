@@ -1,6 +1,7 @@
 #pragma once
 
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/isa.h"
 
 /// The convolutions of one instruction set each, behind the checks and the dispatch of conv2d.cpp. Arguments
 /// are trusted; results obey the contract of conv2d.h.
@@ -13,6 +14,13 @@ struct Conv2dKernels {
   void (*backward_weight)(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw);
   bool sums_channels = false;  ///< forward computes Output::sums itself
 };
+
+namespace vector {
+struct Engine;
+}
+
+/// The vector kernels that run a convolution on `isa`; null where others do (depth-wise, AMX, scalar).
+const vector::Engine* conv2d_engine(Isa isa, const ConvShape& shape);
 
 namespace scalar {
 extern const Conv2dKernels kConv2d;

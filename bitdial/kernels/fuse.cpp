@@ -182,6 +182,14 @@ QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& for
   return quantize(blocks.tensor(), y.shape, format, params, key, codes);
 }
 
+QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes,
+                                        const CodePacking& packing) {
+  const PhaseScope phase(Phase::kEpilogue);
+  const AffineBlocks blocks(y);
+  return quantize(blocks.tensor(), y.shape, format, params, key, codes, packing);
+}
+
 void gradient_sums(const GradientSums& pass) {
   const PhaseScope phase(Phase::kNormalize);
   require(pass.z == nullptr || pass.gelu_input == nullptr, "fuse",

@@ -41,6 +41,10 @@ Range compute(const AffineTensor& y);
 /// where `values` is not given, on y in float32.
 QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
                                         std::span<const QuantParams> params, RandomKey key, void* codes);
+/// The same, and the codes in a second layout.
+QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes,
+                                        const CodePacking& packing);
 
 /// g = mask * (g + other), in place, and its sums over the pixels of each channel: sum[c] of g,
 /// product_sum[c] of g * (z - shift[c]); float32 over 32 pixels or so, float64 over a fixed partition. Null

@@ -300,6 +300,46 @@ QuantizeStatistics run_quantize(const ComputedTensor& x, const TensorShape& shap
                                                 }));
 }
 
+/// Goes by the parts of the packing instead of the fixed partition: statistics do not depend on it.
+template <class Input>
+QuantizeStatistics run_quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                                std::span<const QuantParams> params, RandomKey key, void* codes,
+                                const CodePacking& packing) {
+  require(packing.elements() == shape.elements(), "quantize",
+          "the packing is of {} elements, the tensor has {}", packing.elements(), shape.elements());
+  const IeeeFloat environment;
+  const QuantizeKernels& kernels = active_kernels();
+  const QuantizePass<Input> pass(shape, format, params, key, codes);
+  BlockStatistics total;
+  std::mutex mutex;
+  const auto run_part = [&](int64_t index, BlockStatistics& statistics) {
+    alignas(64) Input elements[kBlock];
+    const CodePacking::Part part = packing.part(index);
+    for (int64_t i = 0; i < part.count; ++i) {
+      const int64_t end = part.first + i * part.stride + part.length;
+      for (int64_t begin = end - part.length; begin < end; begin += kBlock) {
+        Input* to = x.values != nullptr ? static_cast<Input*>(x.values) + begin : elements;
+        const int64_t block_end = std::min(begin + kBlock, end);
+        x.compute(begin, block_end, to);
+        pass.block(kernels, to, begin, block_end, statistics);
+      }
+      const int64_t after = i + 1;
+      if (after % part.together == 0 || after == part.count) {
+        packing.pack(index, i / part.together * part.together, after, codes);
+      }
+    }
+    packing.finish(index);
+  };
+  parallel_for(packing.parts(), 1, [&](int64_t first, int64_t last) {
+    const IeeeFloat environment;
+    BlockStatistics statistics;
+    for (int64_t index = first; index < last; ++index) run_part(index, statistics);
+    const std::lock_guard lock(mutex);
+    merge(statistics, total);
+  });
+  return finish(shape, total);
+}
+
 template <class Input>
 Range run_measure(const ComputedTensor& x, int64_t count) {
   const IeeeFloat environment;
@@ -424,6 +464,14 @@ QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, c
                             std::span<const QuantParams> params, RandomKey key, void* codes) {
   if (x.type == OutputType::kFloat32) return run_quantize<float>(x, shape, format, params, key, codes);
   return run_quantize<BFloat16>(x, shape, format, params, key, codes);
+}
+
+QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                            std::span<const QuantParams> params, RandomKey key, void* codes,
+                            const CodePacking& packing) {
+  if (x.type == OutputType::kFloat32)
+    return run_quantize<float>(x, shape, format, params, key, codes, packing);
+  return run_quantize<BFloat16>(x, shape, format, params, key, codes, packing);
 }
 
 Range measure_range(const ComputedTensor& x, int64_t count) {

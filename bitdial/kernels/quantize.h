@@ -10,6 +10,7 @@
 #include "bitdial/core/policy.h"
 #include "bitdial/core/random.h"
 #include "bitdial/kernels/bfloat16.h"
+#include "bitdial/kernels/code_packing.h"
 #include "bitdial/kernels/conv2d.h"
 
 /// float32 <-> codes, with the statistics that policies need gathered in the same pass.
@@ -85,13 +86,17 @@ QuantizeStatistics quantize(const BFloat16* x, const TensorShape& shape, const F
 /// A tensor that is made block by block while it is read, so that it need not exist.
 struct ComputedTensor {
   OutputType type = OutputType::kFloat32;
-  /// Writes elements begin .. end - 1 (memory order) to `to`; begin is a multiple of 2048, end - begin at
-  /// most that. Called once per block, from several threads.
+  /// Writes elements begin .. end - 1 (memory order) to `to`; begin is a multiple of 16, end - begin at most
+  /// 2048. Called once per block, from several threads.
   std::function<void(int64_t begin, int64_t end, void* to)> compute;
   void* values = nullptr;  ///< keeps the elements, if given
 };
 QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
                             std::span<const QuantParams> params, RandomKey key, void* codes);
+/// The same, and the codes in a second layout.
+QuantizeStatistics quantize(const ComputedTensor& x, const TensorShape& shape, const Format& format,
+                            std::span<const QuantParams> params, RandomKey key, void* codes,
+                            const CodePacking& packing);
 /// The range of all elements.
 Range measure_range(const ComputedTensor& x, int64_t count);
 

@@ -22,6 +22,11 @@ ComputedTensor as_tensor(const SgdUpdate& u) {
   return {.type = OutputType::kFloat32, .compute = compute, .values = u.weight};
 }
 
+void check(const SgdUpdate& u, const TensorShape& shape) {
+  require(shape.elements() == u.count, "sgd", "the shape has {} elements, the update {}", shape.elements(),
+          u.count);
+}
+
 }  // namespace
 
 Range update(const SgdUpdate& u) {
@@ -32,9 +37,16 @@ Range update(const SgdUpdate& u) {
 QuantizeStatistics update_and_quantize(const SgdUpdate& u, const TensorShape& shape, const Format& format,
                                        std::span<const QuantParams> params, RandomKey key, void* codes) {
   const PhaseScope phase(Phase::kOptimizer);
-  require(shape.elements() == u.count, "sgd", "the shape has {} elements, the update {}", shape.elements(),
-          u.count);
+  check(u, shape);
   return quantize(as_tensor(u), shape, format, params, key, codes);
+}
+
+QuantizeStatistics update_and_quantize(const SgdUpdate& u, const TensorShape& shape, const Format& format,
+                                       std::span<const QuantParams> params, RandomKey key, void* codes,
+                                       const CodePacking& packing) {
+  const PhaseScope phase(Phase::kOptimizer);
+  check(u, shape);
+  return quantize(as_tensor(u), shape, format, params, key, codes, packing);
 }
 
 }  // namespace bitdial::kernels

@@ -30,5 +30,9 @@ Range update(const SgdUpdate& update);
 QuantizeStatistics update_and_quantize(const SgdUpdate& update, const TensorShape& shape,
                                        const Format& format, std::span<const QuantParams> params,
                                        RandomKey key, void* codes);
+/// The same, and the codes in the layouts in which the next step reads them.
+QuantizeStatistics update_and_quantize(const SgdUpdate& update, const TensorShape& shape,
+                                       const Format& format, std::span<const QuantParams> params,
+                                       RandomKey key, void* codes, const CodePacking& packing);
 
 }  // namespace bitdial::kernels

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "bitdial/kernels/gradient_packing.h"
+
 namespace bitdial::nn {
 
 const float* row_or_null(const Row& row) { return row.empty() ? nullptr : row.data(); }
@@ -62,8 +64,17 @@ ops::QuantizedTensor ComputedSource::quantize_anew(const Format& format, std::sp
     return result;
   }
   at::Tensor kept = keeps_values_ ? pool_->take(like.sizes(), like.scalar_type()) : at::Tensor();
-  statistics_ = kernels::compute_and_quantize(affine(kept.defined() ? kept.mutable_data_ptr() : nullptr),
-                                              format, params, key, result.codes.mutable_data_ptr());
+  const kernels::AffineTensor y = affine(kept.defined() ? kept.mutable_data_ptr() : nullptr);
+  void* codes = result.codes.mutable_data_ptr();
+  const auto packing =
+      wtgrad_ ? kernels::GradientPacking::of(*wtgrad_, ops::code_type(container(format))) : nullptr;
+  if (packing != nullptr) {
+    result.packed = pool_->take({packing->bytes()}, at::kChar);
+    packing->write_to(result.packed.mutable_data_ptr());
+    statistics_ = kernels::compute_and_quantize(y, format, params, key, codes, *packing);
+  } else {
+    statistics_ = kernels::compute_and_quantize(y, format, params, key, codes);
+  }
   range_ = statistics_.range;
   if (kept.defined()) {
     values_ = std::move(kept);

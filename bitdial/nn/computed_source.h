@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -37,6 +38,7 @@ class ComputedSource : public OperandSource {
   const Terms& terms() const { return terms_; }
   ops::QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params, RandomKey key,
                                 QuantizeStatistics& statistics) override;
+  void pack_for_wtgrad(const kernels::ConvShape& shape) override { wtgrad_ = shape; }
 
  private:
   ops::QuantizedTensor quantize_anew(const Format& format, std::span<const QuantParams> params,
@@ -48,6 +50,7 @@ class ComputedSource : public OperandSource {
   bool keeps_values_;
   std::shared_ptr<BufferPool> pool_;
   at::Tensor values_;
+  std::optional<kernels::ConvShape> wtgrad_;
   ops::QuantizedTensor known_;
   QuantizeStatistics statistics_;
 };

@@ -10,11 +10,32 @@ namespace bitdial::nn {
 LayerBinding::LayerBinding(std::weak_ptr<SessionCore> core, int index, const SessionCore::Found& found)
     : core_(std::move(core)), index_(index), module_(found.module), weight_(found.weight) {}
 
-PreparedWeight::PreparedWeight(const at::Tensor& weight)
-    : data(weight.const_data_ptr()), version(weight._version()) {}
+void PreparedWeight::set_weight(const at::Tensor& weight) {
+  data = weight.const_data_ptr();
+  version = weight._version();
+}
 
 bool PreparedWeight::is_of(const at::Tensor& weight) const {
   return data == weight.const_data_ptr() && version == weight._version();
+}
+
+bool PreparedWeight::has_packed(const at::Tensor& codes, kernels::ConvShape shape) const {
+  shape.batch = packed_shape.batch;
+  return packed_fprop.defined() && quantized.codes.is_same(codes) && packed_shape == shape &&
+         packed_isa == kernels::active_isa();
+}
+
+std::unique_ptr<kernels::WeightPacking> PreparedWeight::start_packing(const kernels::ConvShape& shape,
+                                                                      kernels::CodeType type,
+                                                                      BufferPool& pool) {
+  auto packing = kernels::WeightPacking::of(shape, type);
+  if (packing == nullptr) return packing;
+  packed_fprop = pool.take({packing->bytes()}, at::kChar);
+  packed_bprop = pool.take({packing->bytes()}, at::kChar);
+  packed_shape = shape;
+  packed_isa = kernels::active_isa();
+  packing->write_to(packed_fprop.mutable_data_ptr(), packed_bprop.mutable_data_ptr());
+  return packing;
 }
 
 bool LayerBinding::is_active() const {
@@ -45,7 +66,7 @@ std::shared_ptr<SessionCore> LayerBinding::begin_call(bool& training) {
 
 std::shared_ptr<LayerOperands> LayerBinding::begin(bool training, const kernels::ConvShape& shape) {
   begin_call(training)->set_macs(index_, shape.macs() / shape.batch);
-  return std::make_shared<LayerOperands>(shared_from_this(), training);
+  return std::make_shared<LayerOperands>(shared_from_this(), training, shape);
 }
 
 at::Tensor LayerBinding::conv2d(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,

@@ -42,7 +42,11 @@ class WeightSource : public TensorSource {
     QuantizedTensor& known = prepared_->quantized;
     const bool is_known =
         known.defined() && known.format == format && std::ranges::equal(known.params, params);
-    if (!is_known) known = TensorSource::quantize(format, params, key, prepared_->statistics);
+    if (!is_known) {
+      known = TensorSource::quantize(format, params, key, prepared_->statistics);
+      prepared_->packed_fprop.reset();
+      prepared_->packed_bprop.reset();
+    }
     statistics = prepared_->statistics;
     return known;
   }
@@ -107,6 +111,10 @@ ops::ForwardOperands LayerOperands::forward(OperandSource& x, const at::Tensor& 
   operands.w_bprop = std::move(w.whole);
   w_bprop_ = without_codes(operands.w_bprop);
   x_wtgrad_ = without_codes(operands.x_wtgrad);
+  if (const PreparedWeight& prepared = layer_->prepared_; shape_ && prepared.is_of(weight)) {
+    if (prepared.has_packed(operands.w.codes, *shape_)) operands.w.packed = prepared.packed_fprop;
+    if (prepared.has_packed(operands.w_bprop.codes, *shape_)) operands.w_bprop.packed = prepared.packed_bprop;
+  }
   return operands;
 }
 
@@ -125,6 +133,7 @@ ops::BackwardOperands LayerOperands::backward(OperandSource& dy, ops::Needed nee
   const TensorPlan wtgrad = needed.weight ? plan(TensorRole::kGradWtgrad, dy) : TensorPlan{};
   const bool is_shared = needed.input && needed.weight && is_same(bprop, wtgrad);
   if (needed.input) {
+    if (is_shared) announce_wtgrad(dy);
     Copies copies = quantize(TensorRole::kGradBprop, dy, bprop, {.kept = true, .whole = is_shared});
     operands.bprop = std::move(copies.kept);
     note(Gemm::kBprop, operands.bprop, true, w_bprop_, false);
@@ -135,11 +144,16 @@ ops::BackwardOperands LayerOperands::backward(OperandSource& dy, ops::Needed nee
   }
   if (needed.weight) {
     if (!is_shared) {
+      announce_wtgrad(dy);
       operands.wtgrad = quantize(TensorRole::kGradWtgrad, dy, wtgrad, {.kept = false, .whole = true}).whole;
     }
     note(Gemm::kWtgrad, x_wtgrad_, false, operands.wtgrad, false);
   }
   return operands;
+}
+
+void LayerOperands::announce_wtgrad(OperandSource& dy) const {
+  if (shape_ && core()->options().arithmetic == Arithmetic::kInteger) dy.pack_for_wtgrad(*shape_);
 }
 
 void LayerOperands::observe_gradients(const at::Tensor& dx, const at::Tensor& dw) {
@@ -177,24 +191,31 @@ bool LayerOperands::update_weight(const at::Tensor& weight, const at::Tensor& gr
   update->gradient = gradient.const_data_ptr<float>();
   const auto params = next_weight_params();
   const Format& format = layer_->record(TensorRole::kWeight).format;
-  ops::QuantizedTensor next;
-  QuantizeStatistics statistics;
+  PreparedWeight prepared;
+  ops::QuantizedTensor& next = prepared.quantized;
+  QuantizeStatistics& statistics = prepared.statistics;
   if (params) {
     next = {.codes = session->buffers()->take(weight.sizes(), ops::code_dtype(container(format))),
             .params = {*params},
             .format = format};
-    statistics = kernels::update_and_quantize(*update, ops::kernel_shape(weight), format, next.params, {},
-                                              next.codes.mutable_data_ptr());
+    const bool is_integer = session->options().arithmetic == Arithmetic::kInteger;
+    const auto packing =
+        shape_ && is_integer
+            ? prepared.start_packing(*shape_, ops::code_type(container(format)), *session->buffers())
+            : nullptr;
+    const kernels::TensorShape shape = ops::kernel_shape(weight);
+    void* codes = next.codes.mutable_data_ptr();
+    statistics = packing != nullptr
+                     ? kernels::update_and_quantize(*update, shape, format, next.params, {}, codes, *packing)
+                     : kernels::update_and_quantize(*update, shape, format, next.params, {}, codes);
   } else {
     statistics.range = kernels::update(*update);
   }
   weight.unsafeGetTensorImpl()->bump_version();
-  PreparedWeight prepared(weight);
+  prepared.set_weight(weight);
   prepared.range = statistics.range;
-  prepared.quantized = std::move(next);
-  prepared.statistics = statistics;
+  updater->end(weight, prepared.range);
   layer_->prepared_ = std::move(prepared);
-  updater->end(weight, statistics.range);
   return true;
 }
 

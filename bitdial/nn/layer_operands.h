@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,10 @@ namespace bitdial::nn {
 /// steps and evaluation need.
 class LayerOperands : public ops::Operands {
  public:
-  LayerOperands(std::shared_ptr<LayerBinding> layer, bool training)
-      : layer_(std::move(layer)), training_(training) {}
+  /// `shape`: of the convolution, where it is known before the operands come.
+  LayerOperands(std::shared_ptr<LayerBinding> layer, bool training,
+                const std::optional<kernels::ConvShape>& shape = {})
+      : layer_(std::move(layer)), training_(training), shape_(shape) {}
 
   ops::ForwardOperands forward(const at::Tensor& x, const at::Tensor& weight, ops::Needed needed) override;
   ops::ForwardOperands forward(OperandSource& x, const at::Tensor& weight, ops::Needed needed);
@@ -65,12 +68,14 @@ class LayerOperands : public ops::Operands {
   void update_ranges(TensorRole role, TensorRecord& record, const Format& format, const Scales& scales,
                      const QuantizeStatistics& statistics);
   void observe(TensorRole role, const QuantizeStatistics& statistics);
+  void announce_wtgrad(OperandSource& dy) const;
   void observe_again(TensorRole role, const TensorPlan& plan);
   void note(Gemm gemm, const ops::QuantizedTensor& a, bool keeps_axis_of_a, const ops::QuantizedTensor& b,
             bool keeps_axis_of_b);
 
   std::shared_ptr<LayerBinding> layer_;
   bool training_;
+  std::optional<kernels::ConvShape> shape_;
   const OptionScope::Values option_ = OptionScope::current();
   ops::QuantizedTensor w_bprop_;   // without codes
   ops::QuantizedTensor x_wtgrad_;  // without codes

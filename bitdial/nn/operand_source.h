@@ -22,6 +22,10 @@ class OperandSource : public TensorProbe {
   virtual ops::QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params,
                                         RandomKey key, QuantizeStatistics& statistics);
 
+  /// The codes that follow are dY of this convolution's WTGRAD: who makes them may pack them for it on the
+  /// way.
+  virtual void pack_for_wtgrad(const kernels::ConvShape& /*shape*/) {}
+
   Range range() override;
   double abs_sum() override;
   double quantized_abs_sum(int word_length, float step) override;

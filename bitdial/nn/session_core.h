@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "bitdial/kernels/isa.h"
+#include "bitdial/kernels/weight_packing.h"
 #include "bitdial/nn/buffer_pool.h"
 #include "bitdial/nn/quantized_layer.h"
 #include "bitdial/nn/session.h"
@@ -41,10 +43,18 @@ struct PreparedWeight {
   Range range;
   ops::QuantizedTensor quantized;  ///< nearest rounding; may be undefined
   QuantizeStatistics statistics;
+  /// `quantized.codes` as FPROP and BPROP of a convolution read them; may be undefined.
+  at::Tensor packed_fprop = {}, packed_bprop = {};
+  kernels::ConvShape packed_shape;
+  kernels::Isa packed_isa = kernels::Isa::kScalar;
 
-  PreparedWeight() = default;
-  explicit PreparedWeight(const at::Tensor& weight);
+  void set_weight(const at::Tensor& weight);
   bool is_of(const at::Tensor& weight) const;
+  /// Whether these codes lie packed for such a convolution, of any batch.
+  bool has_packed(const at::Tensor& codes, kernels::ConvShape shape) const;
+  /// What packs codes into packed_fprop and packed_bprop, which come from the pool; null: nothing does.
+  std::unique_ptr<kernels::WeightPacking> start_packing(const kernels::ConvShape& shape,
+                                                        kernels::CodeType type, BufferPool& pool);
 };
 
 /// The operands that a GEMM last ran with.

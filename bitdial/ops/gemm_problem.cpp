@@ -29,6 +29,12 @@ kernels::Operand operand(const QuantizedTensor& x) {
   return {.codes = x.codes.const_data_ptr(), .type = code_type(container(x.format)), .params = x.params};
 }
 
+kernels::Operand packed_operand(const QuantizedTensor& x) {
+  kernels::Operand result = operand(x);
+  if (x.packed.defined()) result.packed = x.packed.const_data_ptr();
+  return result;
+}
+
 kernels::Output output(at::Tensor& y) { return {.data = y.mutable_data_ptr(), .type = output_type(y)}; }
 
 at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype) {
@@ -84,8 +90,8 @@ at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const Quantized
   const at::Tensor b = bias.defined() ? bias.detach().to(at::kFloat).contiguous() : bias;
   kernels::Output y = output(out);
   y.sums = sums;
-  kernels::conv2d_forward(p.shape, operand(x), operand(w), b.defined() ? b.const_data_ptr<float>() : nullptr,
-                          y);
+  kernels::conv2d_forward(p.shape, operand(x), packed_operand(w),
+                          b.defined() ? b.const_data_ptr<float>() : nullptr, y);
   return out;
 }
 
@@ -100,7 +106,7 @@ at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const Quantize
     return deliver(float_convolution_backward(p, g, x, values, 0), p.dtype, out);
   }
   if (!out.defined()) out = empty(p.x_sizes, p.dtype);
-  kernels::conv2d_backward_data(p.shape, operand(dy), operand(w), output(out));
+  kernels::conv2d_backward_data(p.shape, operand(dy), packed_operand(w), output(out));
   return out;
 }
 
@@ -119,7 +125,7 @@ at::Tensor wtgrad(const GemmProblem& p, const QuantizedTensor& x, const Quantize
     return deliver(float_convolution_backward(p, g, values, w, 1), master, out);
   }
   if (!out.defined()) out = empty(p.w_sizes, at::kFloat);
-  kernels::conv2d_backward_weight(p.shape, operand(x), operand(dy), out.mutable_data_ptr<float>());
+  kernels::conv2d_backward_weight(p.shape, operand(x), packed_operand(dy), out.mutable_data_ptr<float>());
   return out;
 }
 

@@ -27,6 +27,9 @@ struct QuantizedTensor {
   /// One, or one per index of dimension 0. Empty when `codes` are values.
   std::vector<QuantParams> params;
   Format format;
+  /// The codes once more as one direction of the kernels reads them (kernels::Operand::packed); may be
+  /// undefined.
+  at::Tensor packed = {};
 
   bool defined() const { return codes.defined(); }
   bool has_codes() const { return !params.empty(); }

@@ -8,6 +8,7 @@
 #include "bitdial/nn/session.h"
 #include "bitdial/nn/stage.h"
 #include "bitdial/policies/registry.h"
+#include "tests/nn/table_policy.h"
 
 namespace bitdial::train {
 namespace {
@@ -200,8 +201,8 @@ struct BlocksImpl : torch::nn::Module {
         "first",
         nn::ConvBlock(nn::ConvBlockOptions(torch::nn::Conv2dOptions(3, 16, 3).padding(1).bias(false))));
     second =
-        register_module("second", nn::ConvBlock(nn::ConvBlockOptions(torch::nn::Conv2dOptions(16, 8, 1))));
-    hidden = register_module("hidden", nn::LinearBlock(torch::nn::LinearOptions(8, 6)));
+        register_module("second", nn::ConvBlock(nn::ConvBlockOptions(torch::nn::Conv2dOptions(16, 16, 3))));
+    hidden = register_module("hidden", nn::LinearBlock(torch::nn::LinearOptions(16, 6)));
     last = register_module("last", nn::Linear(6, 5));
   }
   torch::Tensor forward(const torch::Tensor& x) { return last(hidden(second(first(x)).mean({2, 3}))); }
@@ -215,6 +216,7 @@ TORCH_MODULE(Blocks);
 struct Training {
   bool early = false;
   std::string policy = "static";
+  std::shared_ptr<Policy> other = nullptr;  ///< in its place
   OptimizerRecipe recipe = {};
   std::function<void(Blocks&)> after_step = [](Blocks&) {};
 };
@@ -222,7 +224,8 @@ struct Training {
 std::vector<torch::Tensor> train(const Training& training, int steps = 5) {
   torch::manual_seed(11);
   Blocks net;
-  nn::Session session(policies::make(training.policy), {.between = Between::kFloat32});
+  nn::Session session(training.other ? training.other : policies::make(training.policy),
+                      {.between = Between::kFloat32});
   session.attach(*net);
   Optimizer optimizer(training.recipe, *net);
   session.set_weight_updater(&optimizer);
@@ -270,6 +273,27 @@ TEST(Optimizer, UpdatesInBackwardLeaveTheCodesOfTheNextStep) {
                                 }});
     for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i], dropped[i])) << policy << i;
   }
+}
+
+// Codes that an update left are made anew where the policy decides otherwise, and so are their packed forms.
+TEST(Optimizer, CodesOfAnotherFormatAreNotUsed) {
+  const auto alternating = [] {
+    auto policy = nn::TablePolicy::all(ScaleRule::kFixed, 8);
+    policy->on_plan = [](TensorId, const StepInfo& step, TensorProbe&) {
+      TensorPlan plan;
+      plan.format = {
+          .rule = ScaleRule::kFixed, .word_length = 8, .fraction_length = step.step % 2 == 0 ? 6 : 4};
+      return plan;
+    };
+    return policy;
+  };
+  const auto kept = train({.early = true, .other = alternating()});
+  const auto dropped = train({.early = true, .other = alternating(), .after_step = [](Blocks& net) {
+                                for (auto& parameter : net->parameters()) {
+                                  parameter.unsafeGetTensorImpl()->bump_version();
+                                }
+                              }});
+  for (size_t i = 0; i < kept.size(); ++i) EXPECT_TRUE(torch::equal(kept[i], dropped[i])) << i;
 }
 
 TEST(Optimizer, StaleCodesAreNotUsed) {

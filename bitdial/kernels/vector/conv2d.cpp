@@ -39,27 +39,32 @@ const Engine* active_engine() {
   return nullptr;
 }
 
-void forward(const Engine& engine, const ConvShape& s, const Operand& x, const Operand& w, const float* bias,
-             const Output& y) {
+GatherProblem forward_gather(const ConvShape& s) {
   ConvAxis rows = row_axis(s);
   ConvAxis cols = column_axis(s);
   GatherProblem problem;
   problem.batch = s.batch;
   problem.channels = s.in_channels / s.groups;
   problem.columns = s.out_channels / s.groups;
-  problem.input = x;
   problem.image_stride = s.in_height * s.in_width * s.in_channels;
   problem.row_stride = s.in_width * s.in_channels * drop_skipped(rows);
   problem.column_stride = s.in_channels * drop_skipped(cols);
   problem.rows = forward_taps(rows);
   problem.cols = forward_taps(cols);
-  problem.weight = w;
   problem.weight_channel = 1;
   problem.weight_col = problem.channels;
   problem.weight_row = s.kernel_width * problem.weight_col;
   problem.weight_column = s.kernel_height * problem.weight_row;
-  problem.output = y;
   problem.output_stride = s.out_channels;
+  return problem;
+}
+
+void forward(const Engine& engine, const ConvShape& s, const Operand& x, const Operand& w, const float* bias,
+             const Output& y) {
+  GatherProblem problem = forward_gather(s);
+  problem.input = x;
+  problem.weight = w;
+  problem.output = y;
   for (int64_t group = 0; group < s.groups; ++group) {
     problem.input_first = group * problem.channels;
     problem.first_param = problem.output_first = group * problem.columns;
@@ -69,25 +74,30 @@ void forward(const Engine& engine, const ConvShape& s, const Operand& x, const O
   }
 }
 
-void backward_data(const Engine& engine, const ConvShape& s, const Operand& dy, const Operand& w,
-                   const Output& dx) {
+GatherProblem backward_gather(const ConvShape& s) {
   GatherProblem problem;
   problem.batch = s.batch;
   problem.channels = s.out_channels / s.groups;
   problem.columns = s.in_channels / s.groups;
-  problem.input = dy;
   problem.column_stride = s.out_channels;
   problem.row_stride = s.out_width() * problem.column_stride;
   problem.image_stride = s.out_height() * problem.row_stride;
   problem.rows = backward_taps(row_axis(s));
   problem.cols = backward_taps(column_axis(s));
-  problem.weight = w;
   problem.weight_column = 1;
   problem.weight_col = problem.columns;
   problem.weight_row = s.kernel_width * problem.weight_col;
   problem.weight_channel = s.kernel_height * problem.weight_row;
-  problem.output = dx;
   problem.output_stride = s.in_channels;
+  return problem;
+}
+
+void backward_data(const Engine& engine, const ConvShape& s, const Operand& dy, const Operand& w,
+                   const Output& dx) {
+  GatherProblem problem = backward_gather(s);
+  problem.input = dy;
+  problem.weight = w;
+  problem.output = dx;
   for (int64_t group = 0; group < s.groups; ++group) {
     problem.input_first = group * problem.channels;
     problem.output_first = group * problem.columns;
@@ -96,22 +106,27 @@ void backward_data(const Engine& engine, const ConvShape& s, const Operand& dy, 
   }
 }
 
-void backward_weight(const Engine& engine, const ConvShape& s, const Operand& x, const Operand& dy,
-                     float* dw) {
+WeightGradientProblem weight_gradient(const ConvShape& s) {
   ConvAxis rows = row_axis(s);
   ConvAxis cols = column_axis(s);
   WeightGradientProblem problem;
   problem.batch = s.batch;
   problem.channels = s.in_channels / s.groups;
   problem.columns = s.out_channels / s.groups;
-  problem.x = x;
   problem.x_image = s.in_height * s.in_width * s.in_channels;
   problem.x_row = s.in_width * s.in_channels * drop_skipped(rows);
   problem.x_column = s.in_channels * drop_skipped(cols);
   problem.rows = forward_taps(rows);
   problem.cols = forward_taps(cols);
-  problem.dy = dy;
   problem.dy_pixel = s.out_channels;
+  return problem;
+}
+
+void backward_weight(const Engine& engine, const ConvShape& s, const Operand& x, const Operand& dy,
+                     float* dw) {
+  WeightGradientProblem problem = weight_gradient(s);
+  problem.x = x;
+  problem.dy = dy;
   for (int64_t group = 0; group < s.groups; ++group) {
     problem.x_first = group * problem.channels;
     problem.dy_first = group * problem.columns;

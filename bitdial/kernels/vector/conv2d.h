@@ -9,10 +9,15 @@ namespace bitdial::kernels::vector {
 /// The vector kernels of the active instruction set (AMX: AVX-512's), null if it has none.
 const Engine* active_engine();
 
+/// The two gathering directions, without operands; of a convolution with groups, one of them.
+GatherProblem forward_gather(const ConvShape& shape);
+GatherProblem backward_gather(const ConvShape& shape);
 void forward(const Engine& engine, const ConvShape& shape, const Operand& x, const Operand& w,
              const float* bias, const Output& y);
 void backward_data(const Engine& engine, const ConvShape& shape, const Operand& dy, const Operand& w,
                    const Output& dx);
+/// A weight gradient, without operands; of a convolution with groups, one of them.
+WeightGradientProblem weight_gradient(const ConvShape& shape);
 void backward_weight(const Engine& engine, const ConvShape& shape, const Operand& x, const Operand& dy,
                      float* dw);
 

@@ -72,7 +72,8 @@ class Gather {
   void prepare() {
     const PhaseScope phase(Phase::kPack);
     plan();
-    run_tasks(panel_count_, [this](int64_t panel) { panels_.pack(panel); });
+    panels_.start(workspace_);
+    run_tasks(panel_count_, [this](int64_t panel) { panels_.finish(panel); });
     sum_classes();
     partition();
     list_shared_pixels();

@@ -33,6 +33,25 @@ struct GatherProblem {
   int64_t first_param = 0;
 };
 
+/// A weight gradient reduces over images, at most 64 at a time, a whole number of fours; the last block may
+/// be short.
+struct ImageBlocks {
+  int64_t count = 1;
+  int64_t images = 4;  ///< per block
+
+  static ImageBlocks of(int64_t batch) {
+    const int64_t count = (batch + 63) / 64;
+    return {count, ((batch + count - 1) / count + 3) / 4 * 4};
+  }
+};
+
+/// Some of a block's fours of images, and pixels of each.
+struct GradientPart {
+  int64_t block = 0;
+  int64_t first_quad = 0, last_quad = 0;
+  int64_t first_pixel = 0, last_pixel = 0;
+};
+
 /// One group of a weight gradient: dw[k][r][q][c] = sum over output pixels of x[pixel's tap (r, q)][c] *
 /// dy[pixel][k]. Strides count elements.
 struct WeightGradientProblem {
@@ -54,6 +73,14 @@ struct WeightGradientProblem {
 struct Engine {
   void (*gather)(const GatherProblem& problem);
   void (*weight_gradient)(const WeightGradientProblem& problem);
+  /// A weight of signed bytes, channels and columns in sixteens, in the layout that gather takes as
+  /// Operand::packed: its output channels [first, last), from a multiple of 16 to one.
+  void (*pack_weight)(const GatherProblem& problem, int64_t first, int64_t last, void* packed);
+  /// dY in the layout that weight_gradient takes as Operand::packed: its size, a part of it, and what comes
+  /// when all images of some pixels are there. Of `problem`, x and dw are not looked at.
+  int64_t (*gradient_bytes)(const WeightGradientProblem& problem);
+  void (*pack_gradient)(const WeightGradientProblem& problem, const GradientPart& part, void* packed);
+  void (*finish_gradient)(const WeightGradientProblem& problem, const GradientPart& part, void* packed);
   /// Adds to sums and squares (rounded up to whole vectors, as is `shift`) what Output::sums asks for, over
   /// `pixels` neighbouring pixels.
   void (*sum_floats)(const float* y, int64_t pixels, int64_t channels, const float* shift, double* sums,

@@ -6,28 +6,28 @@
 
 #include "bitdial/core/parallel.h"
 #include "bitdial/core/profile.h"
+#include "bitdial/kernels/vector/gradient_panels.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
 #include "bitdial/kernels/vector/transpose.h"
 #include "bitdial/kernels/workspace.h"
 
-// WTGRAD: the reduction runs over images. x becomes [block of images][h][w][c][images], dy
-// [panel][block][oh][ow] [images / 4][lanes][4]; 4 images of x are broadcast against a panel of output
-// channels. A tap is only another pixel of x, so nothing is shifted, taps outside the image are skipped, and
-// stride and dilation are index arithmetic.
+// WTGRAD: the reduction runs over images. x becomes [block of images][h][w][c][images], dy GradientPanels; 4
+// images of x are broadcast against a panel of output channels. A tap is only another pixel of x, so nothing
+// is shifted, taps outside the image are skipped, and stride and dilation are index arithmetic.
 namespace bitdial::kernels::vector {
 
 template <class Isa>
 class WeightGradient {
  public:
-  explicit WeightGradient(const WeightGradientProblem& problem) : p_(problem) {}
+  explicit WeightGradient(const WeightGradientProblem& problem) : p_(problem), dy_(problem, workspace_) {}
 
   void run() {
     prepare();
     run_tasks(panel_count_ * parts_, [this](int64_t task) { run_part(task / parts_, task % parts_); });
     if (parts_ == 1) return;
     run_tasks(panel_count_ * taps_, [this](int64_t task) {
-      const PanelSpan& panel = panels_[task / taps_];
+      const PanelSpan& panel = dy_.span(task / taps_);
       finish(panel, task % taps_, parts_of(panel));
     });
   }
@@ -38,13 +38,16 @@ class WeightGradient {
   void prepare() {
     const PhaseScope phase(Phase::kPack);
     plan();
-    const int64_t rows = p_.rows.in + p_.rows.out;
-    run_tasks(image_blocks_ * rows, [this, rows](int64_t task) {
-      const int64_t block = task / rows, row = task % rows;
-      if (row < p_.rows.in) {
+    packed_dy_ = p_.dy.packed;
+    void* to_pack = packed_dy_ == nullptr ? workspace_.take<uint8_t>(dy_.bytes()) : nullptr;
+    if (to_pack != nullptr) packed_dy_ = to_pack;
+    const int64_t rows = p_.rows.in + (to_pack != nullptr ? p_.rows.out : 0);
+    run_tasks(image_blocks_ * rows, [this, rows, to_pack](int64_t task) {
+      const int64_t block = task / rows, row = task % rows, out = row - p_.rows.in;
+      if (out < 0) {
         pack_x_row(block, row);
       } else {
-        pack_dy_row(block, row - p_.rows.in);
+        pack_dy_row(block, out, to_pack);
       }
     });
     sum_taps();
@@ -54,16 +57,16 @@ class WeightGradient {
 
   void plan() {
     x_split_ = unsigned_digits(p_.x.type);
-    dy_split_ = signed_digits(p_.dy.type);
+    dy_split_ = dy_.split();
     pairs_ = int64_t{x_split_.count} * dy_split_.count;
     taps_ = static_cast<int64_t>(p_.rows.order.size() * p_.cols.order.size());
-    image_blocks_ = (p_.batch + 63) / 64;
-    quads_ = ((p_.batch + image_blocks_ - 1) / image_blocks_ + 3) / 4;
-    images_ = 4 * quads_;
-    pixels_ = image_blocks_ * p_.rows.out * p_.cols.out;
-    panels_ = workspace_.take<PanelSpan>(panel_count<Isa>(p_.columns));
-    panel_count_ = cut_panels<Isa>(p_.columns, panels_);
-    padded_columns_ = panels_[panel_count_ - 1].begin + panels_[panel_count_ - 1].lanes;
+    const ImageBlocks blocks = ImageBlocks::of(p_.batch);
+    image_blocks_ = blocks.count;
+    images_ = blocks.images;
+    quads_ = images_ / 4;
+    pixels_ = dy_.pixels();
+    panel_count_ = dy_.count();
+    padded_columns_ = dy_.padded_columns();
     padded_channels_ = p_.channels + 32;  // tiles write whole rows
     zero_x_ = x_split_.zero + p_.x.params[0].zero_code;
     zero_dy_ = dy_split_.zero + p_.dy.params[0].zero_code;
@@ -71,15 +74,13 @@ class WeightGradient {
     needs_x_sums_ = zero_dy_ != 0 || offsets_;
     x_plane_ = image_blocks_ * p_.rows.in * p_.cols.in * p_.channels * images_;
     xt_ = workspace_.take<uint8_t>(x_plane_ * x_split_.count);
-    dyt_ = workspace_.take<int8_t>(pixels_ * images_ * padded_columns_ * dy_split_.count);
-    dy_sums_ = workspace_.take<int32_t>(dy_split_.count * pixels_ * padded_columns_);
     plan_visits();
   }
 
   /// A visit covers as many output pixels as keep their dy in the L2 cache while all taps and channels pass.
   void plan_visits() {
     constexpr int64_t kVisitBytes = 256 << 10;
-    visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * panels_[0].lanes), 1, kExactProducts / images_);
+    visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * dy_.span(0).lanes), 1, kExactProducts / images_);
     const int64_t visits = (pixels_ + visit_ - 1) / visit_;
     const int64_t threads = num_threads();
     parts_ = panel_count_ >= 2 * threads || panel_count_ % threads == 0 ? 1 : std::min(visits, threads);
@@ -102,25 +103,21 @@ class WeightGradient {
     return xt_ + digit * x_plane_ + ((block * p_.rows.in + h) * p_.cols.in + w) * p_.channels * images_;
   }
 
-  int8_t* panel_data(const PanelSpan& panel, int digit) const {
-    return dyt_ + pixels_ * images_ * (dy_split_.count * panel.begin + digit * panel.lanes);
-  }
-
   /// Missing images of the last block are zeros in both operands.
   void pack_x_row(int64_t block, int64_t h);
 
   /// Up to 16 images of up to kTransposeBytes neighbouring codes.
   void pack_x_columns(int64_t block, int64_t image, int64_t first, int64_t columns, uint8_t* target) const;
 
-  void pack_dy_row(int64_t block, int64_t oh);
-
-  /// One panel without padding: columns of neighbouring pixels are neighbours in memory.
-  void pack_dense_dy(int64_t image, int64_t in_image, int64_t count, int64_t pixel, int64_t quad) const;
-
-  void pack_dy_quad(int64_t image, int64_t in_image, int64_t pixel, int64_t quad, uint8_t* staged) const;
-
-  /// Per output pixel from `first` on and column the sum over images.
-  void sum_dy_row(int64_t first) const;
+  void pack_dy_row(int64_t block, int64_t oh, void* packed) const {
+    constexpr int64_t kTogether = 4;  // quads of images at a time: 16 streams through memory
+    GradientPart part{.block = block, .first_pixel = oh * p_.cols.out, .last_pixel = (oh + 1) * p_.cols.out};
+    for (; part.first_quad < quads_; part.first_quad = part.last_quad) {
+      part.last_quad = std::min(part.first_quad + kTogether, quads_);
+      dy_.pack(part, packed);
+    }
+    dy_.sum(part, packed);
+  }
 
   // ---- sums over the valid pixels of a tap ----
 
@@ -167,7 +164,7 @@ class WeightGradient {
 
   void run_part(int64_t panel_index, int64_t part) {
     Workspace workspace;
-    const PanelSpan& panel = panels_[panel_index];
+    const PanelSpan& panel = dy_.span(panel_index);
     const int64_t size = sums_size_ * panel.lanes;
     Sums sums = parts_of(panel, part);
     sums.parts = 1;
@@ -226,7 +223,7 @@ class WeightGradient {
       for (int b = 0; b < dy_split_.count; ++b) {
         int32_t* rows = sums + sums_row(a * dy_split_.count + b, tap) * panel.lanes;
         visit_channels(std::integral_constant<int, Isa::kMaxVectors>{}, xt_ + a * x_plane_,
-                       panel_data(panel, b), panel.lanes, segments, count, anew, rows);
+                       dy_.data(packed_dy_, panel, b), panel.lanes, segments, count, anew, rows);
       }
     }
   }
@@ -298,15 +295,14 @@ class WeightGradient {
 
   const WeightGradientProblem& p_;
   Workspace workspace_;
+  const GradientPanels<Isa> dy_;
+  const void* packed_dy_ = nullptr;
   DigitSplit x_split_, dy_split_;
   bool wide_ = false, one_visit_ = false, offsets_ = false, needs_x_sums_ = false;
   int64_t pairs_ = 1, taps_ = 1, image_blocks_ = 1, images_ = 4, quads_ = 1, pixels_ = 1;
   int64_t panel_count_ = 1, padded_columns_ = 0, padded_channels_ = 0, x_plane_ = 0;
   int64_t zero_x_ = 0, zero_dy_ = 0, visit_ = 1, visits_per_part_ = 1, parts_ = 1, sums_size_ = 0;
-  PanelSpan* panels_ = nullptr;
   uint8_t* xt_ = nullptr;
-  int8_t* dyt_ = nullptr;
-  int32_t* dy_sums_ = nullptr;
   double* x_sums_ = nullptr;
   double* tap_dy_sums_ = nullptr;
   double* tap_x_sums_ = nullptr;
