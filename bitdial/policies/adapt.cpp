@@ -108,8 +108,8 @@ void AdaptPolicy::begin_update(const StepInfo&, double loss, int64_t micro_batch
       (loss + l1 + (has_penalty_ ? penalty() : 0.0)) / static_cast<double>(micro_batches);
   const auto add = [](int sum, const Tensor& tensor) { return sum + tensor.lb; };
   const int lookbacks = std::accumulate(tensors_.begin(), tensors_.end(), 0, add);
-  adapt_strategy(loss_, regularised, lookbacks / std::max(static_cast<int>(tensors_.size()), 1),
-                 released_mean_);
+  choice_ = adapt_strategy(loss_, regularised, lookbacks / std::max(static_cast<int>(tensors_.size()), 1),
+                           released_mean_);
 }
 
 void AdaptPolicy::prepare(const ParameterUpdate& update) {

@@ -78,24 +78,35 @@ class AdaptPolicy : public Policy, public ParameterRule {
   Format format(FixedPoint fixed) const;
   /// Returns the norm that is left: 1 or 0 with kUnit.
   double normalize(std::span<float> gradient) const;
-  /// A tensor that has gathered its gradients; `master` as at the update.
+  /// A tensor that has gathered its gradients; `master` as at the update, lb and r as before it.
   struct ClosedWindow {
     size_t parameter = 0;
     double D = 0.0;
     std::span<const float> master;
+    int lb_before = 0, r_before = 0;
   };
   struct Switch {
-    PushDownResult down;
-    PushUpResult up;
-    std::vector<FixedPoint> gradient_formats;  // kKlGradients
+    FixedPoint before{};
+    int lb = 0, r = 0;
+    AdaptStrategy strategy = AdaptStrategy::kMin;
+    PushDownResult down{};
+    PushUpResult up{};
+    std::vector<RaisedFormat> gradient_formats{};  // kKlGradients
   };
   void gather(const ParameterUpdate& update, double norm);
   void switch_formats(const StepInfo& step);
   Switch decide(const ClosedWindow& window, const StepInfo& step) const;
   void apply(const ClosedWindow& window, const Switch& change, double P);
   Announcement announce(const ClosedWindow& window, const Switch& change, double P) const;
+  /// The numbers of a decision that follow from other logged ones, for the log and for its replay.
+  static nlohmann::json evidence_of(const Switch& change);
+  /// Fills in what PushUp makes of the rest.
+  void push_up_by(double D, Switch& change) const;
   /// What each gathered gradient wants.
-  std::vector<FixedPoint> gradient_formats(size_t parameter, FixedPoint reduced, const StepInfo& step) const;
+  std::vector<RaisedFormat> gradient_formats(size_t parameter, FixedPoint reduced,
+                                             const StepInfo& step) const;
+  /// The decision that the log's numbers lead to; nothing where they close no window.
+  std::optional<Switch> switch_again(FixedPoint before, const nlohmann::json& evidence) const;
   std::span<const float> searched(size_t parameter, std::span<const float> values) const;
 
   std::string name_;
@@ -123,6 +134,7 @@ class AdaptPolicy : public Policy, public ParameterRule {
   std::vector<double> abs_sums_;              // of the working values
   std::vector<ClosedWindow> closed_;          // of this step
   StrategyState loss_;
+  StrategyChoice choice_;                                   // of this step
   std::vector<std::optional<Announcement>> announcements_;  // per layer, for its next plan of W
 };
 

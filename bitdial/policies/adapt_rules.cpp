@@ -93,22 +93,24 @@ int adapt_resolution(int lb, int r, const LookbackOptions& options, int r_lwr, i
   return r;
 }
 
-void adapt_strategy(StrategyState& state, double loss, int m, bool released) {
+AdaptStrategy next_strategy(AdaptStrategy strategy, double average, double loss) {
+  const bool is_worse = average <= std::fabs(loss);
+  if (!is_worse) return AdaptStrategy::kMin;
+  return strategy == AdaptStrategy::kMin ? AdaptStrategy::kMean : AdaptStrategy::kMax;
+}
+
+StrategyChoice adapt_strategy(StrategyState& state, double loss, int m, bool released) {
   std::vector<double>& H = state.history;
   const auto length = static_cast<int64_t>(H.size());
+  StrategyChoice choice{.before = state.strategy, .loss = loss, .average = {}};
   if (length > m) {
     const double sum = std::accumulate(H.begin(), H.end(), 0.0);
-    const double average = std::fabs(sum / static_cast<double>(released ? m : length));
-    const bool is_worse = average <= std::fabs(loss);
-    // One level up per step at most, straight down.
-    if (!is_worse) {
-      state.strategy = AdaptStrategy::kMin;
-    } else if (state.strategy != AdaptStrategy::kMax) {
-      state.strategy = state.strategy == AdaptStrategy::kMin ? AdaptStrategy::kMean : AdaptStrategy::kMax;
-    }
+    choice.average = std::fabs(sum / static_cast<double>(released ? m : length));
+    state.strategy = next_strategy(state.strategy, *choice.average, loss);
     H.erase(H.begin(), H.end() - m);
   }
   H.push_back(loss);
+  return choice;
 }
 
 }  // namespace bitdial::policies

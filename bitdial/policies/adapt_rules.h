@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -55,8 +56,18 @@ struct StrategyState {
   bool operator==(const StrategyState&) const = default;
 };
 
+/// One level up per step at most, straight down to min at any improvement: `loss` below `average` in size.
+AdaptStrategy next_strategy(AdaptStrategy strategy, double average, double loss);
+
+/// What a step's strategy was chosen from; no average while the history is short: the strategy stays.
+struct StrategyChoice {
+  AdaptStrategy before = AdaptStrategy::kMin;
+  double loss = 0.0;
+  std::optional<double> average;
+};
+
 /// One optimiser step: `loss` is the regularised loss of the last micro-batch, m the mean lookback of all
 /// tensors. `released`: the mean is sum(H) / m although H has m + 1 entries at first.
-void adapt_strategy(StrategyState& state, double loss, int m, bool released);
+StrategyChoice adapt_strategy(StrategyState& state, double loss, int m, bool released);
 
 }  // namespace bitdial::policies

@@ -116,23 +116,25 @@ double HistogramLoss::surrogate(FixedPoint format, bool stochastic, RandomKey ke
   return loss / static_cast<double>(p_.size());
 }
 
+bool is_lost(double loss, const PushDownOptions& options) {
+  return loss > (options.released ? 0.0 : options.kl_tol);
+}
+
 namespace {
 
-// One search: the loss of a format, numbered so that every evaluation draws its own random bits.
-class Search {
+// The loss of a format by a histogram; every evaluation draws its own random bits.
+class HistogramSearch {
  public:
-  Search(std::span<const float> values, int r, const PushDownOptions& options, RandomCounters counters)
+  HistogramSearch(std::span<const float> values, int r, const PushDownOptions& options,
+                  RandomCounters counters)
       : histogram_(values, r), options_(options), counters_(counters) {}
 
-  double loss(FixedPoint format) {
-    counters_.call = static_cast<uint32_t>(evaluations++);
+  double operator()(FixedPoint format) {
     const RandomKey key = random_key(counters_);
+    ++counters_.call;
     return options_.released ? histogram_.surrogate(format, options_.stochastic, key)
                              : histogram_.kl(format, options_.stochastic, key);
   }
-  bool is_lost(double loss) const { return loss > (options_.released ? 0.0 : options_.kl_tol); }
-
-  int evaluations = 0;
 
  private:
   HistogramLoss histogram_;
@@ -140,78 +142,70 @@ class Search {
   RandomCounters counters_;
 };
 
-// The smallest value of [low, high] that keeps the information, `high` if none does.
-template <class Make>
-int first_passing(Search& search, int low, int high, const Make& make, double& loss) {
-  for (int value = low; value <= high; ++value) {
-    loss = search.loss(make(value));
-    if (!search.is_lost(loss)) return value;
+using LossOfLength = std::function<double(int)>;
+
+// The smallest length of [low, high] that keeps the information, `high` if none does.
+int first_passing(int low, int high, const PushDownOptions& options, const LossOfLength& loss,
+                  std::vector<Candidate>& looked_at) {
+  for (int length = low; length <= high; ++length) {
+    looked_at.push_back({length, loss(length)});
+    if (!is_lost(looked_at.back().loss, options)) return length;
   }
   return high;
 }
 
-int half_up(int low, int high) { return (low + high + 1) / 2; }
-
-// As released: FL's bisection evaluates its lower end, both return the lower bracket.
-PushDownResult push_down_released(Search& search, FixedPoint current, int fl_min) {
-  PushDownResult result;
-  int low = fl_min, high = current.FL;
+// As released: bisection that returns its lower bracket, the last length that failed.
+int lower_bracket(int low, int high, bool looks_at_low, const PushDownOptions& options,
+                  const LossOfLength& loss, std::vector<Candidate>& looked_at) {
   for (int left = high - low; left > 0; --left) {
-    const int middle = half_up(low, high);
-    result.kl_FL = search.loss({current.WL, low});
-    (search.is_lost(result.kl_FL) ? low : high) = middle;
+    const int middle = (low + high + 1) / 2;
+    const int length = looks_at_low ? low : middle;
+    looked_at.push_back({length, loss(length)});
+    (is_lost(looked_at.back().loss, options) ? low : high) = middle;
     if (high - low <= 1) break;
   }
-  const int FL = low;
-  high = current.WL;
-  for (int left = high - low; left > 0; --left) {
-    const int middle = half_up(low, high);
-    result.kl_WL = search.loss({middle, FL});
-    (search.is_lost(result.kl_WL) ? low : high) = middle;
-    if (high - low <= 1) break;
-  }
-  result.format = {low, FL};
-  return result;
+  return low;
 }
 
 }  // namespace
 
-PushDownResult push_down(std::span<const float> weights, FixedPoint current, int r,
-                         const PushDownOptions& options, RandomCounters counters) {
-  Search search(weights, r, options, counters);
+PushDownResult push_down(FixedPoint current, const PushDownOptions& options,
+                         const std::function<double(FixedPoint)>& loss) {
+  constexpr int kWidest = 32;  // the clean search judges FL where no value is clipped
   PushDownResult result;
-  if (options.released) {
-    result = push_down_released(search, current, options.fl_min);
-  } else {
-    constexpr int kWidest = 32;  // FL is judged where no value is clipped
-    const int highest = std::max(current.FL, options.fl_min);
-    const int FL = first_passing(
-        search, options.fl_min, highest,
-        [](int FL) {
-          return FixedPoint{kWidest, FL};
-        },
-        result.kl_FL);
-    const int WL = first_passing(
-        search, FL, std::max(current.WL, FL),
-        [&](int WL) {
-          return FixedPoint{WL, FL};
-        },
-        result.kl_WL);
-    result.format = {WL, FL};
-  }
-  result.evaluations = search.evaluations;
+  const int WL_of_FL = options.released ? current.WL : kWidest;
+  const LossOfLength of_FL = [&](int FL) { return loss({WL_of_FL, FL}); };
+  const int FL = options.released ? lower_bracket(options.fl_min, current.FL, true, options, of_FL, result.FL)
+                                  : first_passing(options.fl_min, std::max(current.FL, options.fl_min),
+                                                  options, of_FL, result.FL);
+  const LossOfLength of_WL = [&](int WL) { return loss({WL, FL}); };
+  const int WL = options.released ? lower_bracket(FL, current.WL, false, options, of_WL, result.WL)
+                                  : first_passing(FL, std::max(current.WL, FL), options, of_WL, result.WL);
+  result.format = {WL, FL};
   return result;
 }
 
-FixedPoint raise_for_gradient(std::span<const float> gradient, FixedPoint start, int r,
-                              const PushDownOptions& options, RandomCounters counters) {
-  constexpr int kHighestFL = 31, kHighestWL = 32;
-  Search search(gradient, r, options, counters);
-  FixedPoint format = start;
-  while (format.FL <= kHighestFL && format.WL <= kHighestWL && search.is_lost(search.loss(format))) {
-    ++(format.FL < format.WL ? format.FL : format.WL);
-  }
+PushDownResult push_down(std::span<const float> weights, FixedPoint current, int r,
+                         const PushDownOptions& options, RandomCounters counters) {
+  return push_down(current, options, HistogramSearch(weights, r, options, counters));
+}
+
+bool can_be_raised(FixedPoint format) { return format.FL <= 31 && format.WL <= 32; }
+
+FixedPoint raised(FixedPoint format) {
+  ++(format.FL < format.WL ? format.FL : format.WL);
   return format;
+}
+
+RaisedFormat raise_for_gradient(std::span<const float> gradient, FixedPoint start, int r,
+                                const PushDownOptions& options, RandomCounters counters) {
+  HistogramSearch search(gradient, r, options, counters);
+  RaisedFormat result{.format = start};
+  for (; can_be_raised(result.format); result.format = raised(result.format)) {
+    result.loss = search(result.format);
+    if (!is_lost(result.loss, options)) break;
+  }
+  return result;
 }
 
 }  // namespace bitdial::policies

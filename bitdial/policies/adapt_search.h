@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -24,12 +25,17 @@ struct PushDownOptions {
   int fl_min = 4;            ///< lower end of the search for FL
 };
 
-/// What PushDown decided, and from what.
+/// A length that a search looked at, and the loss there: KL (nat), or the released surrogate.
+struct Candidate {
+  int length = 0;
+  double loss = 0.0;
+  bool operator==(const Candidate&) const = default;
+};
+
+/// What PushDown decided, and the candidates of both searches in the order that it looked at them.
 struct PushDownResult {
   FixedPoint format;
-  double kl_FL = 0.0;   ///< loss of the chosen FL where it was evaluated: KL (nat), or the surrogate
-  double kl_WL = 0.0;   ///< the same of the chosen WL
-  int evaluations = 0;  ///< histograms made
+  std::vector<Candidate> FL, WL;
 };
 
 /// r equal bins from min to max.
@@ -58,15 +64,30 @@ class HistogramLoss {
   std::vector<double> p_;  // shares of the r bins; empty: nothing to lose
 };
 
-/// The least <WL,FL> at which the histogram of `weights` (r bins) keeps its information; never more than
-/// `current`, except that an FL below fl_min is lifted to it. Random bits of evaluation k: key of `counters`
-/// with call k.
+/// Whether a histogram's loss says that a format is too coarse.
+bool is_lost(double loss, const PushDownOptions& options);
+
+/// PushDown's rule: the least <WL,FL> that loses nothing, never more than `current`, except that an FL below
+/// fl_min is lifted to it. `loss` is asked for each candidate in turn.
+PushDownResult push_down(FixedPoint current, const PushDownOptions& options,
+                         const std::function<double(FixedPoint)>& loss);
+
+/// The same by histograms of `weights` with r bins. Random bits of evaluation k: key of `counters` with call
+/// k.
 PushDownResult push_down(std::span<const float> weights, FixedPoint current, int r,
                          const PushDownOptions& options, RandomCounters counters);
 
-/// Raises FL (WL once FL has reached it) by one until the histogram of `gradient` keeps its information, or
-/// FL > 31 or WL > 32: the older PushUp of unquantised gradients (adapt.md, `kl_gradients`).
-FixedPoint raise_for_gradient(std::span<const float> gradient, FixedPoint start, int r,
-                              const PushDownOptions& options, RandomCounters counters);
+/// The older PushUp of unquantised gradients (adapt.md, `kl_gradients`): FL goes up by one, or WL once FL has
+/// reached it, while a gathered gradient's histogram loses information and FL <= 31, WL <= 32.
+bool can_be_raised(FixedPoint format);
+FixedPoint raised(FixedPoint format);
+
+/// What a gathered gradient wants, and the loss of the last format that was looked at.
+struct RaisedFormat {
+  FixedPoint format;
+  double loss = 0.0;
+};
+RaisedFormat raise_for_gradient(std::span<const float> gradient, FixedPoint start, int r,
+                                const PushDownOptions& options, RandomCounters counters);
 
 }  // namespace bitdial::policies

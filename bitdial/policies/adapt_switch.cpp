@@ -17,6 +17,14 @@ constexpr uint32_t kSearchStream = 64, kGradientSearchStream = 65;
 // Histograms of tensors above this size keep all threads busy by themselves.
 constexpr size_t kLargeTensor = 1 << 17;
 
+nlohmann::json pair(FixedPoint format) { return {format.WL, format.FL}; }
+
+nlohmann::json pairs(std::span<const Candidate> looked_at) {
+  nlohmann::json all = nlohmann::json::array();
+  for (const Candidate& one : looked_at) all.push_back({one.length, one.loss});
+  return all;
+}
+
 }  // namespace
 
 void AdaptPolicy::gather(const ParameterUpdate& update, double norm) {
@@ -31,10 +39,11 @@ void AdaptPolicy::gather(const ParameterUpdate& update, double norm) {
     std::ranges::copy(update.gradient, gathered_[p].begin() + place);
   }
   ++tensor.n;
+  const int lb_before = tensor.lb, r_before = tensor.r;
   const double D = adapt_diversity(tensor.n, std::sqrt(squared_norm(G)));
   tensor.lb = adapt_lookback(D, tensor.lb, lookback_);
   tensor.r = adapt_resolution(tensor.lb, tensor.r, lookback_, r_lwr_, r_upr_);
-  if (tensor.n >= tensor.lb) closed_.push_back({p, D, update.master});
+  if (tensor.n >= tensor.lb) closed_.push_back({p, D, update.master, lb_before, r_before});
 }
 
 // Several layers close their windows in the same step, at first all of them: small ones are searched side by
@@ -66,15 +75,22 @@ AdaptPolicy::Switch AdaptPolicy::decide(const ClosedWindow& window, const StepIn
                                 .step = static_cast<uint64_t>(step.step),
                                 .layer = static_cast<uint32_t>(p),
                                 .tensor = kSearchStream};
-  Switch change;
+  Switch change{.before = tensor.format, .lb = tensor.lb, .r = tensor.r, .strategy = loss_.strategy};
   change.down = push_down(searched(p, window.master), tensor.format, tensor.r, push_down_, counters);
-  if (push_up_.form == PushUpForm::kKlGradients) {
+  if (push_up_.form == PushUpForm::kKlGradients)
     change.gradient_formats = gradient_formats(p, change.down.format, step);
-    change.up.format = agree(change.gradient_formats, loss_.strategy, push_up_);
-  } else {
-    change.up = push_up(window.D, change.down.format, loss_.strategy, push_up_);
-  }
+  push_up_by(window.D, change);
   return change;
+}
+
+void AdaptPolicy::push_up_by(double D, Switch& change) const {
+  if (push_up_.form == PushUpForm::kKlGradients) {
+    std::vector<FixedPoint> formats;
+    for (const RaisedFormat& wanted : change.gradient_formats) formats.push_back(wanted.format);
+    change.up.format = agree(formats, change.strategy, push_up_);
+  } else {
+    change.up = push_up(D, change.down.format, change.strategy, push_up_);
+  }
 }
 
 // The accumulators start anew.
@@ -92,31 +108,39 @@ void AdaptPolicy::apply(const ClosedWindow& window, const Switch& change, double
 
 AdaptPolicy::Announcement AdaptPolicy::announce(const ClosedWindow& window, const Switch& change,
                                                 double P) const {
-  const Tensor& tensor = tensors_[window.parameter];
-  const FixedPoint before = tensor.format, down = change.down.format, up = change.up.format;
-  const char* strategy = kStrategyNames[static_cast<size_t>(loss_.strategy)];
+  const FixedPoint before = change.before, down = change.down.format, up = change.up.format;
+  const char* strategy = kStrategyNames[static_cast<size_t>(change.strategy)];
   Announcement one{
       fmt::format("<{},{}> down to <{},{}>, up by {} to <{},{}> ({}, D {:.4g})", before.WL, before.FL,
                   down.WL, down.FL, up.FL - down.FL, up.WL, up.FL, strategy, window.D),
-      {{"D", window.D},
-       {"n", tensor.n},
-       {"lookback", tensor.lb},
-       {"resolution", tensor.r},
-       {"strategy", strategy},
-       {"loss_FL", change.down.kl_FL},
-       {"loss_WL", change.down.kl_WL},
-       {"histograms", change.down.evaluations},
-       {"before", {before.WL, before.FL}},
-       {"push_down", {down.WL, down.FL}},
-       {"s1", change.up.s1},
-       {"s2", change.up.s2},
-       {"s", change.up.s},
-       {"zeros", zeros_[window.parameter]},
-       {"penalty", P}}};
-  for (const FixedPoint& wanted : change.gradient_formats) {
-    one.evidence["gradient_formats"].push_back({wanted.WL, wanted.FL});
-  }
+      evidence_of(change)};
+  nlohmann::json& evidence = one.evidence;
+  evidence["D"] = window.D;
+  evidence["n"] = tensors_[window.parameter].n;
+  evidence["lookback_before"] = window.lb_before;
+  evidence["resolution_before"] = window.r_before;
+  evidence["strategy_before"] = kStrategyNames[static_cast<size_t>(choice_.before)];
+  evidence["loss"] = choice_.loss;
+  evidence["mean_loss"] = choice_.average ? nlohmann::json(*choice_.average) : nlohmann::json();
+  evidence["zeros"] = zeros_[window.parameter];
+  evidence["penalty"] = P;
   return one;
+}
+
+nlohmann::json AdaptPolicy::evidence_of(const Switch& change) {
+  nlohmann::json evidence = {{"lookback", change.lb},
+                             {"resolution", change.r},
+                             {"strategy", kStrategyNames[static_cast<size_t>(change.strategy)]},
+                             {"before", pair(change.before)},
+                             {"KL_FL", pairs(change.down.FL)},
+                             {"KL_WL", pairs(change.down.WL)},
+                             {"push_down", pair(change.down.format)},
+                             {"s1", change.up.s1},
+                             {"s2", change.up.s2},
+                             {"s", change.up.s}};
+  for (const RaisedFormat& wanted : change.gradient_formats)
+    evidence["gradient_formats"].push_back({wanted.format.WL, wanted.format.FL, wanted.loss});
+  return evidence;
 }
 
 std::span<const float> AdaptPolicy::searched(size_t parameter, std::span<const float> values) const {
@@ -124,10 +148,10 @@ std::span<const float> AdaptPolicy::searched(size_t parameter, std::span<const f
   return values.first(values.size() / static_cast<size_t>(parameters_[parameter].shape.front()));
 }
 
-std::vector<FixedPoint> AdaptPolicy::gradient_formats(size_t parameter, FixedPoint reduced,
-                                                      const StepInfo& step) const {
+std::vector<RaisedFormat> AdaptPolicy::gradient_formats(size_t parameter, FixedPoint reduced,
+                                                        const StepInfo& step) const {
   const size_t elements = G_[parameter].size();
-  std::vector<FixedPoint> formats;
+  std::vector<RaisedFormat> formats;
   for (size_t k = 0; k < static_cast<size_t>(tensors_[parameter].n); ++k) {
     const RandomCounters counters{.seed = seed_,
                                   .step = static_cast<uint64_t>(step.step),

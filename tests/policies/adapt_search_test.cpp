@@ -91,6 +91,28 @@ TEST(AdaptSearch, ReleasedSearchTakesOneBitWhereTheSurrogateIsPositive) {
   EXPECT_EQ(push_down(weights, {4, 2}, 50, options, {}).format.FL, 4);
 }
 
+// What the log keeps: every candidate in order, with the loss that the rule saw.
+TEST(AdaptSearch, SaysWhatItLookedAt) {
+  const std::vector<float> weights = truncated_normal(4096, 0.04);
+  const PushDownOptions clean{.stochastic = false};
+  const PushDownResult result = push_down(weights, {20, 16}, 50, clean, {});
+  ASSERT_EQ(result.FL.size(), static_cast<size_t>(result.format.FL - 4 + 1));
+  ASSERT_EQ(result.WL.size(), static_cast<size_t>(result.format.WL - result.format.FL + 1));
+  const HistogramLoss loss(weights, 50);
+  for (size_t k = 0; k < result.FL.size(); ++k) {
+    const int FL = 4 + static_cast<int>(k);
+    EXPECT_EQ(result.FL[k], (Candidate{FL, loss.kl({32, FL}, false, {})}));
+    EXPECT_EQ(result.FL[k].loss > clean.kl_tol, FL < result.format.FL);
+  }
+  // The released bisection evaluates its lower end for FL, the middle for WL: 4, 10, 13, 15 and 18, 19.
+  const PushDownOptions released{.released = true};
+  const PushDownResult bisected = push_down({20, 16}, released, [](FixedPoint) { return 1.0; });
+  const std::vector<Candidate> FL{{4, 1.0}, {10, 1.0}, {13, 1.0}}, WL{{18, 1.0}, {19, 1.0}};
+  EXPECT_EQ(bisected.FL, FL);
+  EXPECT_EQ(bisected.WL, WL);
+  EXPECT_EQ(bisected.format, (FixedPoint{19, 15}));
+}
+
 TEST(AdaptSearch, StochasticRoundingIsUnbiasedInTheHistogram) {
   // Half of all 0.25 steps go up: between the two neighbours on the grid the shares are equal.
   std::vector<float> values(20000, 0.25F);
@@ -111,18 +133,20 @@ TEST(AdaptSearch, ResultsDoNotDependOnThreads) {
   const PushDownResult two = push_down(weights, {20, 16}, 50, {}, {.seed = 1});
   set_num_threads(before);
   EXPECT_EQ(one.format, two.format);
-  EXPECT_EQ(one.kl_FL, two.kl_FL);
-  EXPECT_EQ(one.kl_WL, two.kl_WL);
+  EXPECT_EQ(one.FL, two.FL);
+  EXPECT_EQ(one.WL, two.WL);
 }
 
 TEST(AdaptSearch, GradientsRaiseFlThenWl) {
   const std::vector<float> gradient = truncated_normal(5000, 1e-3);
   const PushDownOptions options{.stochastic = false};
-  const FixedPoint raised = raise_for_gradient(gradient, {8, 4}, 50, options, {});
+  const RaisedFormat wanted = raise_for_gradient(gradient, {8, 4}, 50, options, {});
+  const FixedPoint raised = wanted.format;
   EXPECT_GT(raised.FL, 8);
   EXPECT_GE(raised.WL, raised.FL - 1);
-  EXPECT_LE(HistogramLoss(gradient, 50).kl(raised, false, {}), options.kl_tol);
-  EXPECT_EQ(raise_for_gradient(gradient, {32, 28}, 50, options, {}), (FixedPoint{32, 28}));
+  EXPECT_LE(wanted.loss, options.kl_tol);
+  EXPECT_EQ(HistogramLoss(gradient, 50).kl(raised, false, {}), wanted.loss);
+  EXPECT_EQ(raise_for_gradient(gradient, {32, 28}, 50, options, {}).format, (FixedPoint{32, 28}));
 }
 
 TEST(AdaptSearch, EqualValuesLoseNothing) {

@@ -144,6 +144,78 @@ TEST(Adapt, EvidenceRederivesTheSwitch) {
   EXPECT_GE(seen, 3);
 }
 
+/// The switches of layer 0, as the log keeps them, and their formats.
+std::vector<std::pair<nlohmann::json, Format>> logged_switches(AdaptRun& run, int steps) {
+  std::vector<std::pair<nlohmann::json, Format>> switches;
+  for (int i = 0; i < steps; ++i) {
+    run.step(1.0 + 0.5 * (i / 20 % 2));  // moves the strategy
+    const TensorPlan plan = run.plan(TensorRole::kWeight, 0);
+    if (plan.evidence.contains("D"))
+      switches.emplace_back(nlohmann::json::parse(plan.evidence.dump()), plan.format);
+  }
+  return switches;
+}
+
+/// Whether a policy that never trained decides the same from these numbers.
+bool replays(AdaptPolicy& policy, const nlohmann::json& evidence, const Format& format) {
+  const auto plan = policy.redecide({0, TensorRole::kWeight}, {}, evidence);
+  if (!plan || plan->format != format) return false;
+  for (const auto& [key, value] : plan->evidence.items()) {
+    if (evidence.at(key) != value) return false;
+  }
+  return plan->evidence.contains("KL_FL");
+}
+
+TEST(Adapt, TheLogAloneLeadsToTheSameDecisions) {
+  for (const char* name : {"adapt", "adept", "marvin"}) {
+    for (const Options& options :
+         {Options{{"buff", 4}}, Options{{"search", "released"}}, Options{{"pushup", "arxiv"}},
+          Options{{"pushup", "kl_gradients"}, {"lb_upr", 30}}}) {
+      AdaptRun run(options, name), fresh(options, name);
+      const auto switches = logged_switches(run, 100);
+      EXPECT_GE(switches.size(), 3U);
+      for (const auto& [evidence, format] : switches) {
+        EXPECT_TRUE(replays(*fresh.policy, evidence, format)) << name << " " << options << " " << evidence;
+      }
+    }
+  }
+}
+
+TEST(Adapt, AnAlteredNumberOfTheLogLeadsElsewhere) {
+  const Options options{{"buff", 4}, {"kl_tol", 0.02}};
+  AdaptRun run(options);
+  const auto switches = logged_switches(run, 100);
+  ASSERT_GE(switches.size(), 3U);
+  // Replays up to the third switch, which has one number altered.
+  const auto replays_with = [&](const std::string& key, const nlohmann::json& value) {
+    AdaptRun fresh(options);
+    for (size_t k = 0; k < 2; ++k) EXPECT_TRUE(replays(*fresh.policy, switches[k].first, switches[k].second));
+    nlohmann::json evidence = switches[2].first;
+    evidence[nlohmann::json::json_pointer(key)] = value;
+    return replays(*fresh.policy, evidence, switches[2].second);
+  };
+  const nlohmann::json& evidence = switches[2].first;
+  EXPECT_TRUE(replays_with("/D", evidence.at("D")));
+  int altered = 0;
+  for (const auto& [search, before] : {std::pair{"KL_FL", 1}, {"KL_WL", 0}}) {
+    const nlohmann::json& looked_at = evidence.at(search);
+    for (size_t k = 0; k < looked_at.size(); ++k) {
+      if (looked_at[k].at(0) == evidence.at("before").at(before)) continue;  // taken whatever it loses
+      const double other = looked_at[k].at(1).get<double>() > 0.02 ? 0.0 : 1.0;
+      EXPECT_FALSE(replays_with(fmt::format("/{}/{}/1", search, k), other)) << search << " " << looked_at[k];
+      ++altered;
+    }
+  }
+  EXPECT_GE(altered, 4);
+  EXPECT_FALSE(replays_with("/D", 3.0));
+  EXPECT_FALSE(replays_with("/n", 3));
+  EXPECT_FALSE(replays_with("/lookback_before", 90));
+  EXPECT_FALSE(replays_with("/resolution_before", 140));
+  EXPECT_FALSE(replays_with("/s1", 77));
+  EXPECT_FALSE(replays_with("/strategy", "max"));
+  EXPECT_FALSE(replays_with("/before/1", 30));
+}
+
 TEST(Adapt, FollowersCopyTheTensorBefore) {
   AdaptRun run;
   for (int i = 0; i < 40; ++i) run.step(1.0);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <memory>
@@ -49,15 +50,33 @@ class ReplayTest : public ::testing::Test {
                     << difference.what << " " << difference.logged << ", replayed " << difference.replayed;
   }
 
-  /// Changes one number of the first line that has it.
-  void forge(const std::string& key, const nlohmann::json& value) {
+  std::vector<nlohmann::json> lines() const {
     std::ifstream in(run_ / "precision.jsonl");
-    std::vector<nlohmann::json> lines;
-    for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
-    nlohmann::json& first = lines.front();
-    (first.contains(key) ? first : first.at("evidence"))[key] = value;
+    std::vector<nlohmann::json> all;
+    for (std::string line; std::getline(in, line);) all.push_back(nlohmann::json::parse(line));
+    return all;
+  }
+
+  static bool has(const nlohmann::json& line, const std::string& key) {
+    return line.contains(key) || (line.contains("evidence") && line.at("evidence").contains(key));
+  }
+
+  /// Evidence of the first line that has it, as text.
+  std::string first_with(const std::string& key) const {
+    for (const nlohmann::json& line : lines()) {
+      if (has(line, key)) return line.at("evidence").at(key).dump();
+    }
+    throw Error("no line has " + key);
+  }
+
+  /// Changes one value of the first line that has it.
+  void forge(const std::string& key, const nlohmann::json& value) {
+    std::vector<nlohmann::json> all = lines();
+    const auto first = std::ranges::find_if(all, [&](const auto& line) { return has(line, key); });
+    ASSERT_NE(first, all.end());
+    (first->contains(key) ? *first : first->at("evidence"))[key] = value;
     std::ofstream out(run_ / "precision.jsonl");
-    for (const nlohmann::json& line : lines) out << line.dump() << '\n';
+    for (const nlohmann::json& line : all) out << line.dump() << '\n';
   }
 
   struct Closer {
@@ -140,10 +159,16 @@ TEST_F(ReplayTest, AStaticScheduleOfMuppetIsInTheRecipe) {
 
 class AdaptReplayTest : public ReplayTest, public ::testing::WithParamInterface<const char*> {};
 
-TEST_P(AdaptReplayTest, PushUpFollowsFromPushDownAndTheDiversity) {
+TEST_P(AdaptReplayTest, SwitchesFollowFromTheSearchesLossesAndTheDiversity) {
   const ReplayReport report =
       train_and_replay(GetParam(), {"precision.options.lb_lwr=2", "precision.options.lb_upr=3"});
   expect_same(report, 15);
+  // In a first search of <8,4> only WL has a choice: the first candidate that it looks at fails.
+  const std::string search = first_with("KL_WL");
+  forge("KL_WL", nlohmann::json::array({{4, 0.0}}));
+  EXPECT_FALSE(replay_run(run_).differences.empty());
+  forge("KL_WL", nlohmann::json::parse(search));
+  EXPECT_TRUE(replay_run(run_).differences.empty());
   forge("bits", 30);
   EXPECT_EQ(replay_run(run_).differences.size(), 1U);
 }
