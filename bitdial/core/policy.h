@@ -195,13 +195,15 @@ enum class Between : uint8_t { kFloat32, kBFloat16 };
 /// pass the quantiser of an output unchanged.
 struct ResultQuantization {
   bool outputs = false;          ///< kOutput of layers
+  bool norm_inputs = false;      ///< kOutput of what enters a normalisation
   bool norm_outputs = false;     ///< kOutput of normalisations
   bool pool_inputs = false;      ///< kOutput of what enters an average pool
   bool pool_outputs = false;     ///< kOutput of average pools
   bool grad_inputs = false;      ///< kGradInput of layers and average pools
   bool inputs_in_place = false;  ///< X is overwritten by its quantised values, for every reader
   bool any() const {
-    return outputs || norm_outputs || pool_inputs || pool_outputs || grad_inputs || inputs_in_place;
+    return outputs || norm_inputs || norm_outputs || pool_inputs || pool_outputs || grad_inputs ||
+           inputs_in_place;
   }
 };
 

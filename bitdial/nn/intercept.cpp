@@ -136,7 +136,7 @@ at::Tensor behind_layer(const at::Tensor& x, bool is_pool, const Run& run) {
   const ResultQuantization results = session->policy().results();
   const bool training = session->last_layer_trains();
   at::Tensor input = x;
-  if (is_pool && results.pool_inputs) input = quantize_output(layer, input, training);
+  if (is_pool ? results.pool_inputs : results.norm_inputs) input = quantize_output(layer, input, training);
   if (is_pool && results.grad_inputs) input = quantize_gradient(layer, input, training);
   const at::Tensor y = run(input);
   return (is_pool ? results.pool_outputs : results.norm_outputs) ? quantize_output(layer, y, training) : y;
@@ -210,8 +210,8 @@ Interception::Interception(const std::shared_ptr<SessionCore>& session) : state_
   state_->outer_session = std::exchange(current_session(), session.get());
   session->set_last_layer(nullptr, false);
   const ResultQuantization results = session->policy().results();
-  const bool has_results =
-      results.norm_outputs || results.pool_inputs || results.pool_outputs || results.grad_inputs;
+  const bool has_results = results.norm_inputs || results.norm_outputs || results.pool_inputs ||
+                           results.pool_outputs || results.grad_inputs;
   if (!state_->layers.empty() || has_results) state_->guard.emplace(kKey);
 }
 

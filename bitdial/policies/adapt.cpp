@@ -50,8 +50,8 @@ Format AdaptPolicy::evaluation_format(TensorId id) const {
     case TensorRole::kInput:
     case TensorRole::kInputWtgrad:
       return quant_in_ ? own : Format::float32();
-    case TensorRole::kOutput:
-      return quant_out_ ? own : Format::float32();
+    case TensorRole::kOutput:  // quant_in: what norms and pools read
+      return quant_in_ || quant_out_ ? own : Format::float32();
     case TensorRole::kGradBprop:
     case TensorRole::kGradWtgrad:
     case TensorRole::kGradInput:
@@ -72,11 +72,15 @@ TensorPlan AdaptPolicy::plan(TensorId id, const StepInfo& step, TensorProbe&) {
   return plan;
 }
 
+// Norms and average pools are quantised layers, too, in the format of the layer before them: what leaves it
+// quantised is on the norm's grid already.
 ResultQuantization AdaptPolicy::results() const {
-  return {.outputs = quant_out_,
-          .norm_outputs = quant_out_,
-          .pool_inputs = quant_in_ && quant_out_,
-          .pool_outputs = quant_out_,
+  const bool in = quant_in_ && quantise_results_, out = quant_out_ && quantise_results_;
+  return {.outputs = out,
+          .norm_inputs = in && !out,
+          .norm_outputs = out,
+          .pool_inputs = in,
+          .pool_outputs = out,
           .inputs_in_place = quant_in_ && inplace_inputs_};
 }
 

@@ -117,7 +117,7 @@ class AdaptPolicy : public Policy, public ParameterRule {
   int r_lwr_ = 50, r_upr_ = 150;
   AdaptStrategy first_strategy_ = AdaptStrategy::kMin;
   bool released_mean_ = false;
-  bool quant_in_ = true, quant_out_ = true, quant_grads_ = true;
+  bool quant_in_ = true, quant_out_ = true, quant_grads_ = true, quantise_results_ = true;
   bool inplace_inputs_ = false;
   double l1_ = 1e-4;
   bool has_penalty_ = true;

@@ -70,9 +70,12 @@ void AdaptPolicy::read_search(OptionReader& options) {
 }
 
 void AdaptPolicy::read_gradients(OptionReader& options, bool is_marvin) {
-  quant_in_ = options.flag("quant_in", true, "quantise layers' inputs");
-  quant_out_ = options.flag("quant_out", true,
-                            "quantise outputs of layers, average pools and norms; without, blocks run fused");
+  quant_in_ = options.flag("quant_in", true, "quantise the inputs of layers, norms and average pools");
+  quant_out_ = options.flag("quant_out", true, "quantise the outputs of layers, norms and average pools");
+  quantise_results_ =
+      options.flag("quantise_results", true,
+                   "apply quant_in and quant_out as published; without, quant_in concerns the "
+                   "GEMMs' inputs alone, quant_out nothing, and blocks run fused");
   quant_grads_ = options.flag("quant_grads", true, "quantise the parameters' gradients");
   inplace_inputs_ = options.flag("inplace_inputs", false,
                                  "as released: a quantised input replaces the tensor for other readers, too");

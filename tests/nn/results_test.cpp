@@ -1,6 +1,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <array>
+
 #include "bitdial/nn/convert.h"
 #include "bitdial/nn/stage.h"
 #include "table_policy.h"
@@ -86,6 +88,23 @@ TEST(Results, NormsAndPoolsFollowTheLayerBeforeThem) {
   EXPECT_FALSE(on_eighths(normalized.mean()));  // no pool
   // The layers' own outputs are not asked for.
   EXPECT_FALSE(on_eighths(run.conv->forward(run.x)));
+}
+
+TEST(Results, InputsOfNormsAndPoolsAreOnTheGridOfTheLayerBefore) {
+  // The same as quantising the layer's output, for whoever reads it through a norm or pool alone.
+  Fixture inputs({.norm_inputs = true, .pool_inputs = true}), outputs({.outputs = true});
+  for (Fixture* run : {&inputs, &outputs}) run->x.set_requires_grad(false);
+  const auto results = [](Fixture& run) {
+    const ForwardScope scope(run.session);
+    const torch::Tensor y = run.conv->forward(run.x);
+    return std::array{y, run.norm->forward(y), torch::avg_pool2d(y, 2), y.mean({2, 3})};
+  };
+  const auto with_inputs = results(inputs), with_outputs = results(outputs);
+  EXPECT_FALSE(on_eighths(with_inputs[0]));
+  for (size_t i = 1; i < with_inputs.size(); ++i) {
+    EXPECT_TRUE(with_inputs[i].equal(with_outputs[i])) << i;
+    EXPECT_FALSE(on_eighths(with_inputs[i])) << i;
+  }
 }
 
 TEST(Results, NothingIsQuantisedBeforeTheFirstLayerOrOutsideTheScope) {

@@ -317,7 +317,15 @@ TEST(Adapt, QuantisesTheTensorsOfTheTable) {
   const ResultQuantization results = run.policy->results();
   EXPECT_TRUE(results.outputs && results.norm_outputs && results.pool_outputs && results.pool_inputs);
   EXPECT_FALSE(results.grad_inputs || results.inputs_in_place);
-  EXPECT_FALSE(make_adapt({{"quant_out", false}})->results().any());
+  EXPECT_FALSE(results.norm_inputs);  // on their grid already
+  const ResultQuantization inputs = make_adapt({{"quant_out", false}})->results();
+  EXPECT_TRUE(inputs.norm_inputs && inputs.pool_inputs);
+  EXPECT_FALSE(inputs.outputs || inputs.norm_outputs || inputs.pool_outputs);
+  const ResultQuantization outputs = make_adapt({{"quant_in", false}})->results();
+  EXPECT_TRUE(outputs.outputs && outputs.norm_outputs && outputs.pool_outputs);
+  EXPECT_FALSE(outputs.norm_inputs || outputs.pool_inputs);
+  EXPECT_FALSE(make_adapt({{"quant_in", false}, {"quant_out", false}})->results().any());
+  EXPECT_FALSE(make_adapt({{"quantise_results", false}})->results().any());
   EXPECT_TRUE(make_adapt({{"inplace_inputs", true}})->results().inputs_in_place);
 }
 
