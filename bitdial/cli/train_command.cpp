@@ -17,6 +17,7 @@
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
 #include "bitdial/train/evaluation.h"
+#include "bitdial/train/quantized_network.h"
 #include "bitdial/train/range_test.h"
 #include "bitdial/train/recipe.h"
 #include "bitdial/train/trainer.h"
@@ -80,9 +81,9 @@ void print_summary(const train::TrainSummary& summary) {
     fmt::print("in the policy's final precision: test accuracy {:.2f} %, test loss {:.4f}\n",
                100 * summary.final_evaluation->accuracy, summary.final_evaluation->loss);
   }
-  if (summary.zero_fraction) {
-    fmt::print("{:.1f} % of the weights that the network computes with are zero\n",
-               100 * *summary.zero_fraction);
+  if (summary.quantized_network) {
+    fmt::print("quantised network in {}: {:.1f} % of its weights are zero\n",
+               summary.quantized_network->string(), 100 * summary.zero_fraction.value_or(0.0));
   }
   fmt::print("{} epochs, {} steps in {}; run directory {}\n", summary.epochs, summary.steps,
              train::format_duration(summary.seconds), summary.directory.string());
@@ -165,7 +166,10 @@ void print_evaluation(const train::EvaluationReport& report) {
 
 void run_export(const std::string& from, const std::string& to, bool best) {
   const fs::path source = train::find_checkpoint(from, best);
-  const train::Checkpoint checkpoint = train::read_checkpoint(source);
+  const bool is_network = train::is_quantized_network(train::read_weights(source));
+  const train::Checkpoint checkpoint = is_network
+                                           ? train::to_checkpoint(train::read_quantized_network(source))
+                                           : train::read_checkpoint(source);
   const train::TensorFile weights = checkpoint.tensors_under("model.");
   require(!weights.tensors.empty(), "export", "{} holds no weights", source.string());
   train::write_weights(to, weights);
@@ -245,7 +249,7 @@ void add_eval_command(CLI::App& app) {
     train::EvaluateOptions options;
   };
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("RUN", arguments->path, "Run directory or checkpoint")->required();
+  command->add_option("RUN", arguments->path, "Run directory, checkpoint or quantised network")->required();
   command->add_option("--data-dir", arguments->data_dir, "Folder of the data set; default: the recipe's");
   command->add_option("--threads", arguments->options.threads, "Threads; default: the recipe's");
   command->add_flag("--best", arguments->options.best, "The best checkpoint of a run, not the newest");
@@ -262,7 +266,7 @@ void add_export_command(CLI::App& app) {
     bool best = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  command->add_option("RUN", arguments->from, "Run directory or checkpoint")->required();
+  command->add_option("RUN", arguments->from, "Run directory, checkpoint or quantised network")->required();
   command->add_option("FILE", arguments->to, "To write: .pt or .pth (state dict), or .safetensors")
       ->required();
   command->add_flag("--best", arguments->best, "The best checkpoint of a run, not the newest");

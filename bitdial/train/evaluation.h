@@ -48,7 +48,8 @@ struct EvaluateOptions {
   int64_t threads = 0;
 };
 
-/// Evaluates a run directory or a checkpoint on the test split of its recipe.
+/// Evaluates a run directory, a checkpoint or a quantised network (train/quantized_network.h) on the test
+/// split of its recipe.
 EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpoint,
                                      const EvaluateOptions& options);
 

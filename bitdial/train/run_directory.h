@@ -12,7 +12,8 @@
 #include "bitdial/core/policy.h"
 #include "bitdial/train/recipe.h"
 
-/// What a run leaves behind: recipe.toml, metrics.jsonl, precision.jsonl, gemms.jsonl, checkpoints/.
+/// What a run leaves behind: recipe.toml, metrics.jsonl, precision.jsonl, gemms.jsonl, checkpoints/, and
+/// quantized.safetensors where a policy quantises parameters.
 namespace bitdial::train {
 
 /// One line of metrics.jsonl. Numbers that are not finite become null.
@@ -109,6 +110,8 @@ class RunDirectory {
   std::filesystem::path metrics_file() const { return path_ / "metrics.jsonl"; }
   std::filesystem::path precision_file() const { return path_ / "precision.jsonl"; }
   std::filesystem::path gemms_file() const { return path_ / "gemms.jsonl"; }
+  /// Where a policy quantises parameters, at the end of the run (train/quantized_network.h).
+  std::filesystem::path quantized_file() const { return path_ / "quantized.safetensors"; }
   std::filesystem::path checkpoints() const { return path_ / "checkpoints"; }
 
   /// Atomic.

@@ -14,6 +14,7 @@
 #include "bitdial/train/gemm_log.h"
 #include "bitdial/train/network_charge.h"
 #include "bitdial/train/optimizer.h"
+#include "bitdial/train/quantized_network.h"
 #include "bitdial/train/run_directory.h"
 #include "bitdial/train/schedule.h"
 #include "bitdial/train/setup.h"
@@ -44,6 +45,13 @@ struct Evaluations {
 
 /// "layer1.0.conv1.weight" -> "layer1.0.conv1"
 std::string layer_of(const std::string& parameter) { return parameter.substr(0, parameter.rfind('.')); }
+
+/// Of a tensor with one scale, which is a power of two.
+std::optional<int> fraction_length_of(const std::vector<QuantParams>& params) {
+  int exponent = 0;
+  if (params.size() != 1 || std::frexp(params.front().scale, &exponent) != 0.5F) return std::nullopt;
+  return 1 - exponent;
+}
 
 /// Says in an error at which step it happened.
 template <class Action>
@@ -90,6 +98,7 @@ class Trainer {
   void log_epoch(const Evaluations& evaluations, double seconds);
   ProgressState progress_state() const;
   std::filesystem::path save();
+  void write_quantized();
   void print_head();
 
   Recipe recipe_;
@@ -453,6 +462,24 @@ std::filesystem::path Trainer::save() {
   return path;
 }
 
+void Trainer::write_quantized() {
+  QuantizedNetwork network;
+  network.recipe = to_toml(recipe_);
+  network.model = recipe_.model.name;
+  network.classes = model_options_.classes;
+  network.in_channels = *model_options_.in_channels;
+  network.image_size = *model_options_.image_size;
+  network.epochs = progress_.epoch;
+  network.steps = progress_.step;
+  network.session = session_->state();
+  network.zeros = working_->zero_fraction();
+  for (const WorkingTensor& one : working_->tensors()) {
+    network.formats.push_back({one.name, one.format.word_length, fraction_length_of(one.params), one.zeros});
+  }
+  network.weights = export_weights(*network_);
+  write_quantized_network(run_.quantized_file(), network);
+}
+
 Trainer::Outcome Trainer::run_steps() {
   train_loader_.start_epoch(progress_.epoch, progress_.batch);
   network_->train();
@@ -577,6 +604,7 @@ TrainSummary Trainer::run() {
     if (outcome == Outcome::kDone && !progress_.finished && should_stop()) outcome = Outcome::kStopped;
   }
   if (outcome == Outcome::kStopped) save();
+  if (progress_.finished && working_) write_quantized();
   bar_.clear();
   TrainSummary summary;
   summary.directory = run_.path();
@@ -592,6 +620,7 @@ TrainSummary Trainer::run() {
   summary.precision = session_->summary();
   summary.cost = meter_->totals();
   if (working_) summary.zero_fraction = working_->zero_fraction();
+  if (working_ && progress_.finished) summary.quantized_network = run_.quantized_file();
   if (options_.profiles && profiled_steps_ > 0) {
     summary.profile = train::summarise(profile_, session_->layers(), profiled_steps_, profiled_images_);
   }

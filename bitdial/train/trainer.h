@@ -40,6 +40,8 @@ struct TrainSummary {
   cost::CostTotals cost;  ///< analytic, of all steps
   /// Of the layers' weights as the network computes with them, where the policy quantises parameters.
   std::optional<double> zero_fraction;
+  /// Of a finished run of such a policy: the file with the network as it computes.
+  std::optional<std::filesystem::path> quantized_network;
   std::optional<StepProfile> profile;  ///< of the steps of this call, where asked for and there were any
 };
 

@@ -46,6 +46,26 @@ std::vector<ParameterInfo> describe(const std::vector<LayerInfo>& layers,
   return all;
 }
 
+std::vector<QuantParams> params_of(const torch::Tensor& x, const TensorPlan& plan) {
+  if (plan.params) return {*plan.params};
+  return ops::choose_params(
+      plan.format, plan.format.rule == ScaleRule::kFixed
+                       ? std::vector<Range>{Range{}}
+                       : ops::measure_range(x, plan.format.granularity, plan.format.range_statistic));
+}
+
+torch::Tensor on_grid(const torch::Tensor& x, const Format& format, const std::vector<QuantParams>& params,
+                      RandomKey key) {
+  return ops::dequantize(ops::quantize(x, format, params, key), at::kFloat);
+}
+
+double share_of_zeros(const torch::Tensor& x) {
+  const int64_t count = x.numel();
+  return count == 0
+             ? 0.0
+             : static_cast<double>(count - x.count_nonzero().item<int64_t>()) / static_cast<double>(count);
+}
+
 }  // namespace
 
 WorkingWeights::WorkingWeights(ParameterRule& rule, const std::vector<LayerInfo>& layers,
@@ -61,7 +81,7 @@ WorkingWeights::WorkingWeights(ParameterRule& rule, const std::vector<LayerInfo>
     const torch::Tensor& tensor = trainable[i].second;
     require(tensor.scalar_type() == at::kFloat && tensor.device().is_cpu(), "train",
             "parameter {}: policies with working values train float32 parameters on the CPU", infos[i].name);
-    parameters_.push_back({infos[i], tensor, torch::empty_like(tensor.detach())});
+    parameters_.push_back({infos[i], tensor, torch::empty_like(tensor.detach()), {}, {}});
   }
 }
 
@@ -70,19 +90,6 @@ RandomKey WorkingWeights::key(size_t parameter, int64_t step, uint32_t stream) c
                      .step = static_cast<uint64_t>(step),
                      .layer = static_cast<uint32_t>(parameter),
                      .tensor = stream});
-}
-
-torch::Tensor WorkingWeights::quantize(const torch::Tensor& x, const TensorPlan& plan, RandomKey key) const {
-  std::vector<QuantParams> params;
-  if (plan.params) {
-    params.push_back(*plan.params);
-  } else {
-    params = ops::choose_params(
-        plan.format, plan.format.rule == ScaleRule::kFixed
-                         ? std::vector<Range>{Range{}}
-                         : ops::measure_range(x, plan.format.granularity, plan.format.range_statistic));
-  }
-  return ops::dequantize(ops::quantize(x, plan.format, params, key), at::kFloat);
 }
 
 void WorkingWeights::start(int64_t updates) {
@@ -94,8 +101,12 @@ void WorkingWeights::start(int64_t updates) {
     const int index = static_cast<int>(i);
     nn::TensorSource source(parameter.master);
     const TensorPlan plan = rule_.working(index, source);
+    parameter.format = plan.format;
+    parameter.params.clear();
     if (!plan.format.is_float()) {
-      parameter.tensor.copy_(quantize(parameter.master, plan, key(i, updates, kWorkingStream)));
+      parameter.params = params_of(parameter.master, plan);
+      parameter.tensor.copy_(
+          on_grid(parameter.master, plan.format, parameter.params, key(i, updates, kWorkingStream)));
     }
     const PhaseScope statistics(Phase::kPolicy);
     rule_.observe_working(index, span_of<const float>(parameter.tensor));
@@ -139,7 +150,8 @@ void WorkingWeights::change_gradient(size_t parameter, const torch::Tensor& work
   nn::TensorSource source(gradient);
   const TensorPlan plan = rule_.gradient(index, source);
   if (!plan.format.is_float()) {
-    gradient.copy_(quantize(gradient, plan, key(parameter, step.step, kGradientStream)));
+    gradient.copy_(on_grid(gradient, plan.format, params_of(gradient, plan),
+                           key(parameter, step.step, kGradientStream)));
   }
   rule_.update(update);
   one.tensor.mutable_grad() = gradient;
@@ -165,6 +177,13 @@ double WorkingWeights::zero_fraction() const {
     count += parameter.tensor.numel();
   }
   return count == 0 ? 0.0 : static_cast<double>(zeros) / static_cast<double>(count);
+}
+
+std::vector<WorkingTensor> WorkingWeights::tensors() const {
+  std::vector<WorkingTensor> all;
+  for (const Parameter& one : parameters_)
+    all.push_back({one.info.name, one.format, one.params, share_of_zeros(one.tensor)});
+  return all;
 }
 
 std::map<std::string, torch::Tensor> WorkingWeights::state() {

@@ -12,6 +12,14 @@
 
 namespace bitdial::train {
 
+/// A parameter as the network computes with it.
+struct WorkingTensor {
+  std::string name;
+  Format format;                    ///< float: the master itself
+  std::vector<QuantParams> params;  ///< of its scales; empty for a float format
+  double zeros = 0.0;               ///< share
+};
+
 /// The parameters of a network under a ParameterRule: float32 masters aside, and in the network the working
 /// values, which forward, backward and evaluation compute with. Random bits follow from the seed, the number
 /// of updates and the parameter, so that a run that goes on finds the same values.
@@ -48,6 +56,9 @@ class WorkingWeights {
   /// Share of zeros in the working values of the layers' weights: what sparse inference could skip.
   double zero_fraction() const;
 
+  /// All of them, in the order of the module tree.
+  std::vector<WorkingTensor> tensors() const;
+
   /// Views of the rule's buffers, for checkpoints.
   std::map<std::string, torch::Tensor> state();
   /// Throws Error naming a tensor that is missing or has another size.
@@ -58,10 +69,11 @@ class WorkingWeights {
     ParameterInfo info;
     torch::Tensor tensor;
     torch::Tensor master;
+    Format format;                    // of the working values
+    std::vector<QuantParams> params;  // the same
   };
 
   void put_masters();
-  torch::Tensor quantize(const torch::Tensor& x, const TensorPlan& plan, RandomKey key) const;
   RandomKey key(size_t parameter, int64_t step, uint32_t stream) const;
   void change_gradient(size_t parameter, const torch::Tensor& working, const StepInfo& step);
 

@@ -314,6 +314,15 @@ TEST_F(CommandTest, TrainsEvaluatesAndExports) {
     EXPECT_EQ(result.code, 0) << result.err;
   }
   expect_one_line_error(bitdial("export runs/tiny-static-1 w.onnx"), 1);
+  // What a policy with weights of its own delivers is evaluated, exported and trained from alike.
+  result = bitdial("train tiny.toml --policy adapt --out adapt");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "quantised network in adapt/quantized.safetensors: ")) << result.out;
+  result = bitdial("eval adapt/quantized.safetensors");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "adapt (integer)")) << result.out;
+  EXPECT_EQ(bitdial("export adapt/quantized.safetensors adapt.pt").code, 0);
+  EXPECT_EQ(bitdial("train tiny.toml --init adapt.pt --out from-adapt").code, 0);
   expect_one_line_error(bitdial("train tiny.toml --out runs/tiny-static-1"), 1);
   expect_one_line_error(bitdial("train tiny.toml --init w.pt --set model.name=resnet20-cifar"), 1);
   expect_one_line_error(bitdial("eval nowhere"), 1);

@@ -2,13 +2,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <tuple>
 
 #include "bitdial/core/error.h"
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
+#include "bitdial/train/quantized_network.h"
 #include "bitdial/train/trainer.h"
 #include "bitdial/train/weights.h"
 
@@ -143,6 +146,118 @@ TEST_F(ParameterPolicyTest, CheckpointsHoldMastersAndTheNetworkIsSparse) {
   }
   EXPECT_GT(off_grid, 1000);
   EXPECT_FALSE(checkpoint.tensors_under("policy.").tensors.empty());
+}
+
+class DeliveredNetworkTest : public ParameterPolicyTest,
+                             public ::testing::WithParamInterface<std::pair<const char*, nlohmann::json>> {
+ protected:
+  /// The parameters are on the grids that the file names; answers how many of them were looked at.
+  static size_t expect_on_grid(const QuantizedNetwork& network) {
+    for (const QuantizedTensor& format : network.formats) {
+      const StoredTensor* const stored = network.weights.find(format.name);
+      EXPECT_NE(stored, nullptr) << format.name;
+      const torch::Tensor values = from_stored(*stored).to(torch::kFloat64);
+      EXPECT_TRUE(format.fraction_length) << format.name;
+      const torch::Tensor codes = values * std::exp2(format.fraction_length.value_or(0));
+      EXPECT_TRUE(codes.equal(codes.round())) << format.name;
+      const double limit = std::exp2(format.word_length - 1);
+      EXPECT_GE(codes.min().item<double>(), -limit) << format.name;
+      EXPECT_LT(codes.max().item<double>(), limit) << format.name;
+      EXPECT_EQ(values.eq(0.0).to(torch::kFloat64).mean().item<double>(), format.zeros) << format.name;
+    }
+    return network.formats.size();
+  }
+};
+
+TEST_P(DeliveredNetworkTest, HoldsFixedPointValuesAndEvaluatesAsTheRunDid) {
+  const auto& [policy, options] = GetParam();
+  const TrainSummary summary = train(recipe(policy, options, "integer"), folder_ / "run", options_);
+  ASSERT_TRUE(summary.quantized_network);
+  const fs::path file = folder_ / "run" / "quantized.safetensors";
+  EXPECT_EQ(*summary.quantized_network, file);
+
+  const QuantizedNetwork network = read_quantized_network(file);
+  EXPECT_EQ(expect_on_grid(network), 10U);  // weight and bias of five layers
+  EXPECT_EQ(network.zeros, *summary.zero_fraction);
+  EXPECT_EQ(network.steps, summary.steps);
+
+  const EvaluationReport delivered = evaluate_checkpoint(file, {});
+  EXPECT_EQ(delivered.quantized.loss, summary.evaluation->loss);
+  EXPECT_EQ(delivered.quantized.accuracy, summary.evaluation->accuracy);
+  // Other weights than the masters.
+  EXPECT_NE(delivered.float32.loss, evaluate_checkpoint(folder_ / "run", {}).float32.loss);
+
+  // It starts another run as any file of weights does.
+  Recipe next = recipe("float32", {});
+  next.model.init = file.string();
+  next.train.epochs = 1;
+  next.train.steps = 1;
+  EXPECT_TRUE(train(next, folder_ / "next", options_).finished);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Policies, DeliveredNetworkTest,
+    ::testing::Values(std::pair{"adapt", nlohmann::json{{"lb_lwr", 3}, {"lb_upr", 4}, {"buff", 4}}},
+                      std::pair{"muppet",
+                                nlohmann::json{{"epoch_iterations", 1}, {"static_schedule", "1 20 30 40"}}}),
+    [](const auto& info) { return std::string(info.param.first); });
+
+TEST_F(ParameterPolicyTest, DeliversAgainAfterAFailureAndWhenTheRunIsLonger) {
+  Recipe one = recipe("adapt", kAdapt);
+  one.train.epochs = 1;
+  TrainOptions stops = options_;
+  stops.stop = [asked = 0]() mutable { return ++asked >= 3; };
+  EXPECT_FALSE(train(one, folder_ / "run", stops).quantized_network);
+  const fs::path file = folder_ / "run" / "quantized.safetensors";
+  EXPECT_FALSE(fs::exists(file));
+  // A folder in its place cannot be replaced: the training is saved, the file follows.
+  fs::create_directories(file / "full");
+  EXPECT_THROW(resume(folder_ / "run", options_), Error);
+  fs::remove_all(file);
+  EXPECT_TRUE(resume(folder_ / "run", options_).finished);
+  EXPECT_EQ(read_quantized_network(file).epochs, 1);
+
+  EXPECT_TRUE(resume(folder_ / "run", options_, 2).finished);
+  EXPECT_EQ(read_quantized_network(file).epochs, 2);
+  EXPECT_EQ(evaluate_checkpoint(file, {}).quantized.loss,
+            evaluate_checkpoint(folder_ / "run", {}).quantized.loss);
+}
+
+TEST_F(ParameterPolicyTest, OnlyPoliciesWithWorkingWeightsDeliver) {
+  Recipe one = recipe("static:8/8/8", {}, "integer");
+  one.train.epochs = 1;
+  EXPECT_FALSE(train(one, folder_ / "run", options_).quantized_network);
+  EXPECT_FALSE(fs::exists(folder_ / "run" / "quantized.safetensors"));
+  EXPECT_THROW(read_quantized_network(find_checkpoint(folder_ / "run", false)), Error);
+}
+
+TEST_F(ParameterPolicyTest, AdaptWithIntegerGradientsRunsAllThreeGemmsOnIntegers) {
+  // Beyond the paper: words of 16 bits at most, dY in the bits of APT.
+  Recipe one = recipe("adapt", {{"lb_lwr", 3}, {"lb_upr", 4}, {"buff", 4}, {"wl_max", 16}}, "integer");
+  one.precision.gradient_policy = "apt";
+  const TrainSummary integer = train(one, folder_ / "integer", options_);
+  one.precision.arithmetic = "simulated";
+  train(one, folder_ / "simulated", options_);
+  EXPECT_EQ(widths_of(folder_ / "integer"), widths_of(folder_ / "simulated"));
+
+  std::map<std::string, std::string> last;  // "conv2 WTGRAD": where it ran at the end
+  for (const auto& line : lines_of(folder_ / "integer" / "gemms.jsonl")) {
+    const auto arithmetic = line.at("arithmetic").get<std::string>();
+    const auto gemm = line.at("layer").get<std::string>() + " " + line.at("gemm").get<std::string>();
+    EXPECT_TRUE(arithmetic.starts_with("int")) << gemm << " " << arithmetic;
+    last[gemm] = arithmetic;
+  }
+  EXPECT_EQ(last.size(), 14U);  // three each of five layers, no BPROP of the first
+  for (const char* gemm : {"FPROP", "BPROP", "WTGRAD"})
+    EXPECT_TRUE(last.contains(fmt::format("conv2 {}", gemm)));
+  const auto metrics = lines_of(folder_ / "integer" / "metrics.jsonl");
+  EXPECT_FALSE(metrics.back().at("macs_percent").contains("float32"));
+  // The widths moved.
+  const auto widths = widths_of(folder_ / "integer");
+  EXPECT_TRUE(std::ranges::any_of(widths, [](const auto& line) {
+    return std::get<0>(line) > 0 && std::get<2>(line) == "w" && std::get<3>(line) > 8;
+  }));
+  EXPECT_LT(integer.train_loss, 3.0);
 }
 
 TEST_F(ParameterPolicyTest, MuppetEndsTheRunInTheMiddleOfAnEpoch) {

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bitdial/train/checkpoint.h"
+#include "bitdial/train/tensor_file.h"
+
+/// What a run delivers whose policy quantises the parameters themselves (AdaPT, MuPPET): the network as it
+/// computes, where checkpoints hold the float32 masters.
+namespace bitdial::train {
+
+/// How a parameter of the file is to be read.
+struct QuantizedTensor {
+  std::string name;
+  int word_length = 32;                ///< bits; 32 without a fraction length: not quantised
+  std::optional<int> fraction_length;  ///< values are multiples of 2^-fraction_length
+  double zeros = 0.0;                  ///< share
+};
+
+/// A safetensors file with the names and shapes of PyTorch's state_dict() and float32 values, which hold the
+/// fixed-point values exactly: whatever reads weights reads it. Metadata: "bitdial_formats", per parameter
+/// {word_length, fraction_length, zeros} as JSON, and "bitdial_network", everything that evaluation needs.
+struct QuantizedNetwork {
+  std::string recipe;  ///< fully resolved, as TOML
+  std::string model;   ///< name in the zoo
+  int64_t classes = 0;
+  int64_t in_channels = 0;
+  int64_t image_size = 0;
+  int64_t epochs = 0, steps = 0;  ///< trained
+  nlohmann::json session;         ///< formats of the other operands, policy state, running ranges
+  double zeros = 0.0;             ///< share in the weights of layers: what sparse inference could skip
+  std::vector<QuantizedTensor> formats;
+  TensorFile weights;  ///< parameters and buffers
+};
+
+/// Atomic: the old file or the new one, never a part.
+void write_quantized_network(const std::filesystem::path& path, const QuantizedNetwork& network);
+
+bool is_quantized_network(const TensorFile& file);
+
+/// Throws Error that names the file and what is wrong with it.
+QuantizedNetwork read_quantized_network(const std::filesystem::path& path);
+
+/// What evaluation finds in a checkpoint; nothing to go on with.
+Checkpoint to_checkpoint(const QuantizedNetwork& network);
+
+}  // namespace bitdial::train
