@@ -34,6 +34,8 @@ void read_metrics(const std::filesystem::path& run, RunReport& report) {
     if (line.at("kind") != "epoch") return;
     take_accuracy(line, "accuracy", report.best_accuracy, report.last_accuracy);
     take_accuracy(line, "final_accuracy", report.best_final_accuracy, report.last_final_accuracy);
+    take_accuracy(line, "validation_accuracy", report.best_validation_accuracy,
+                  report.last_validation_accuracy);
     if (line.at("images_per_s").is_number()) speeds.push_back(line.at("images_per_s").get<double>());
   });
   report.images_per_s = median(std::move(speeds));
@@ -51,6 +53,15 @@ void read_gemms(const std::filesystem::path& run, RunReport& report) {
         line.at("arithmetic").get_to(found->arithmetic[static_cast<size_t>(gemm)]);
     }
   });
+}
+
+// Of a fold "3/10" only the number of folds stays.
+std::string setting_of(Recipe recipe) {
+  recipe.train.seed = 0;
+  recipe.train.threads = 0;
+  recipe.data.directory.clear();
+  recipe.data.fold.erase(0, recipe.data.fold.find('/') == std::string::npos ? 0 : recipe.data.fold.find('/'));
+  return to_toml(recipe);
 }
 
 nlohmann::ordered_json optional_json(const std::optional<double>& value) {
@@ -85,6 +96,9 @@ RunReport report_run(const std::filesystem::path& run) {
   report.data = recipe.data.name;
   report.policy = describe_policy(recipe.precision);
   report.arithmetic = make_policy(recipe.precision)->quantizes() ? recipe.precision.arithmetic : "float";
+  report.seed = recipe.train.seed;
+  report.fold = recipe.data.fold;
+  report.setting = setting_of(recipe);
   report.epochs = checkpoint.progress.epoch;
   report.steps = checkpoint.progress.step;
   report.finished = checkpoint.progress.finished;
@@ -109,6 +123,8 @@ nlohmann::ordered_json to_json(const RunReport& report) {
           {"data", report.data},
           {"policy", report.policy},
           {"arithmetic", report.arithmetic},
+          {"seed", report.seed},
+          {"fold", report.fold},
           {"epochs", report.epochs},
           {"steps", report.steps},
           {"finished", report.finished},
@@ -116,6 +132,8 @@ nlohmann::ordered_json to_json(const RunReport& report) {
           {"last_accuracy", optional_json(report.last_accuracy)},
           {"best_final_accuracy", optional_json(report.best_final_accuracy)},
           {"last_final_accuracy", optional_json(report.last_final_accuracy)},
+          {"best_validation_accuracy", optional_json(report.best_validation_accuracy)},
+          {"last_validation_accuracy", optional_json(report.last_validation_accuracy)},
           {"analytic", std::move(paper)},
           {"macs_percent", report.macs_percent},
           {"measured", {{"images_per_s", optional_json(report.images_per_s)}}},

@@ -293,6 +293,18 @@ TEST_F(CommandTest, HoldsOutAFold) {
   EXPECT_TRUE(contains(result.err, "72 training, 24 validation and 20 test images")) << result.err;
   EXPECT_TRUE(contains(result.out, "on 24 images held out")) << result.out;
   EXPECT_TRUE(contains(slurp(folder_ / "run/recipe.toml"), "fold = \"2/4\"")) << "a resumed run needs it";
+  ASSERT_EQ(bitdial("train tiny.toml --fold 3/4 --seed 5 --out other").code, 0);
+  ASSERT_EQ(bitdial("train tiny.toml --fold 2/4 --policy static --out third").code, 0);
+  const Result report = bitdial("report run other third --no-layers --json report.json");
+  ASSERT_EQ(report.code, 0) << report.err;
+  EXPECT_TRUE(contains(report.out, "of 2 runs that differ in seed or fold alone: run other\n")) << report.out;
+  const auto json = nlohmann::json::parse(slurp(folder_ / "report.json"));
+  ASSERT_EQ(json.size(), 4U);
+  EXPECT_EQ(json.at(1).at("fold"), "3/4");
+  EXPECT_NEAR(json.at(3).at("last_validation_accuracy").at("mean").get<double>(),
+              0.5 * (json.at(0).at("last_validation_accuracy").get<double>() +
+                     json.at(1).at("last_validation_accuracy").get<double>()),
+              1e-12);
   expect_one_line_error(bitdial("train tiny.toml --fold 5/4"), 1);
   expect_one_line_error(bitdial("train tiny.toml --set model.name=pan-x4"), 1);
 }

@@ -6,8 +6,12 @@
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "bitdial/core/error.h"
+#include "bitdial/train/run_average.h"
 #include "bitdial/train/trainer.h"
 
 namespace bitdial::train {
@@ -69,6 +73,40 @@ TEST(RunReport, SaysFromTheDirectoryAloneWhatARunCameTo) {
   EXPECT_EQ(json.at("layers").at(4).at("arithmetic").at("WTGRAD"), "float32");
   EXPECT_TRUE(json.at("measured").at("images_per_s").is_number());
   EXPECT_EQ(json.at("analytic").at("iterations"), 14);
+}
+
+RunReport repetition(const std::string& setting, double accuracy, std::optional<double> validation,
+                     bool finished = true) {
+  RunReport report;
+  report.setting = setting;
+  report.finished = finished;
+  report.best_accuracy = report.last_accuracy = accuracy;
+  report.last_validation_accuracy = validation;
+  report.cost.totals.mean_bits.w = 10.0 * accuracy;
+  return report;
+}
+
+TEST(RunAverage, IsOverFinishedRunsOfOneSetting) {
+  const std::vector<RunReport> reports{repetition("a", 0.5, 0.6), repetition("b", 0.1, 0.1),
+                                       repetition("a", 0.6, std::nullopt), repetition("a", 0.0, 0.0, false),
+                                       repetition("a", 0.7, 0.8)};
+  const auto averages = average_runs(reports);
+  ASSERT_EQ(averages.size(), 1U);
+  EXPECT_EQ(averages[0].runs, (std::vector<size_t>{0, 2, 4}));
+  EXPECT_NEAR(averages[0].last_accuracy->mean, 0.6, 1e-12);
+  EXPECT_NEAR(averages[0].last_accuracy->deviation, 0.1, 1e-12);
+  EXPECT_NEAR(averages[0].bits_w->mean, 6.0, 1e-12);
+  EXPECT_FALSE(averages[0].last_validation_accuracy) << "one of the runs has none";
+  const std::vector<std::string> names{"r0", "r1", "r2", "r3", "r4"};
+  const auto json = to_json(averages[0], names);
+  EXPECT_EQ(json.at("mean_of"), nlohmann::json::parse(R"(["r0","r2","r4"])"));
+  EXPECT_NEAR(json.at("best_accuracy").at("deviation").get<double>(), 0.1, 1e-12);
+  EXPECT_TRUE(json.at("last_validation_accuracy").is_null());
+}
+
+TEST(RunAverage, NeedsTwoValues) {
+  EXPECT_FALSE(spread_of(std::vector<double>{1.0}));
+  EXPECT_EQ(spread_of(std::vector<double>{2.0, 2.0})->deviation, 0.0);
 }
 
 TEST(RunReport, OnlyARunHasAReport) { EXPECT_THROW(report_run("/nonexistent/run"), Error); }
