@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "bitdial/kernels/bfloat16.h"
-#include "bitdial/kernels/fuse.h"
+#include "bitdial/kernels/pool.h"
 #include "bitdial/kernels/sgd.h"
 
 /// The inner loops behind fuse.h and sgd.h: one table per instruction set, all with the same bits.
@@ -27,9 +27,10 @@ struct AffineBlock {
 
 /// Whole rows of `width` elements but for the last one, each element added to its float32 sum.
 struct SumBlock {
-  void* g = nullptr;  ///< rewritten if there are other, mask or gelu_input
+  void* g = nullptr;  ///< rewritten if there are other, mask, where or gelu_input
   const void* other = nullptr;
   const uint16_t* mask = nullptr;
+  const uint8_t* where = nullptr;
   const void* gelu_input = nullptr;
   const void* z = nullptr;
   const float* shift = nullptr;
@@ -40,7 +41,7 @@ struct SumBlock {
 };
 
 /// One output pixel's window: the taps inside the image, `channels` elements each. In forward, scale and
-/// shift are rows of as many floats, both given or none.
+/// shift are rows of as many floats, both given or none; `best` may be null.
 struct PoolWindow {
   const void* const* taps = nullptr;
   const uint8_t* places = nullptr;
@@ -49,6 +50,7 @@ struct PoolWindow {
   const float* scale = nullptr;
   const float* shift = nullptr;
   Activation activation = Activation::kNone;
+  void* best = nullptr;
 };
 
 /// One image of an average pool: rows of `channels` elements, and one such row of means or of their
@@ -78,6 +80,7 @@ struct FuseKernels {
   void (*affine_to_float[2])(const AffineBlock& block);  ///< y is float32
   void (*gradients[2])(const SumBlock& block);
   void (*max_pool[2])(const PoolWindow& window, void* y, uint8_t* where);
+  void (*max_pool_to_float[2])(const PoolWindow& window, void* y, uint8_t* where);  ///< y is float32
   /// dx = sum over taps of dy where `where` names the tap's place. `wheres[i]` belongs to taps[i].
   void (*max_pool_backward[2])(const PoolWindow& window, const uint8_t* const* wheres, void* dx);
   void (*average_pool[2])(const AverageBlock& block, const void* x, float* y);

@@ -116,6 +116,10 @@ struct VectorFuse {
       if constexpr (kWrites) {
         if (other != nullptr) x = V::add(x, load_some(other + i, count));
         if (p.mask != nullptr) x = V::keep(V::from_bits(p.mask[i / kLanes]), x);
+        if (p.where != nullptr) {
+          const M is_cut = V::equal(load_places(p.where + i, count), V::set_int(kNowhere));
+          x = V::choose(is_cut, V::set(0.0F), x);
+        }
         if (gelu_input != nullptr) {
           x = V::mul(x, evaluate(kGeluDerivative, load_some(gelu_input + i, count)));
         }
@@ -132,48 +136,55 @@ struct VectorFuse {
 
   template <class T>
   static void gradients(const SumBlock& p) {
-    const bool writes = p.other != nullptr || p.mask != nullptr || p.gelu_input != nullptr;
+    const bool writes =
+        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.gelu_input != nullptr;
     if (p.z == nullptr) return writes ? gradients_of<T, true, false>(p) : gradients_of<T, false, false>(p);
     return writes ? gradients_of<T, true, true>(p) : gradients_of<T, false, true>(p);
   }
 
-  template <class T, bool kAffine>
+  template <class T, class Y, bool kAffine>
   static void max_pool_of(const PoolWindow& window, void* to, uint8_t* where) {
-    auto* y = static_cast<T*>(to);
+    auto* y = static_cast<Y*>(to);
+    auto* best_x = static_cast<T*>(window.best);
     for_each_vector(window.channels, [&](int64_t c, int64_t count) {
       F scale = V::set(0.0F), shift = scale;
       if constexpr (kAffine) {
         scale = load_some(window.scale + c, count);
         shift = load_some(window.shift + c, count);
       }
-      const auto value = [&](int64_t tap) {
-        const F x = load_some(static_cast<const T*>(window.taps[tap]) + c, count);
+      const auto load = [&](int64_t tap) {
+        return load_some(static_cast<const T*>(window.taps[tap]) + c, count);
+      };
+      const auto value_of = [&](F x) {
         if constexpr (kAffine) return V::multiply_add(x, scale, shift);
         return x;
       };
-      F best = value(0);
+      F from = load(0);
+      F best = value_of(from);
       I place = V::set_int(window.places[0]);
       for (int64_t tap = 1; tap < window.count; ++tap) {
-        const F x = value(tap);
-        const M better = V::either(V::less(best, x), V::is_nan(best));
-        best = V::choose(better, x, best);
+        const F x = load(tap), value = value_of(x);
+        const M better = V::either(V::less(best, value), V::is_nan(best));
+        best = V::choose(better, value, best);
+        from = V::choose(better, x, from);
         place = V::choose(better, V::set_int(window.places[tap]), place);
       }
       if (window.activation != Activation::kNone) {
         const M passes = clamp(window.activation, best);
         place = V::choose(passes, place, V::set_int(kNowhere));
       }
-      store_some(y + c, rounded<T>(best), count);
+      store_some(y + c, rounded<Y>(best), count);
       store_some(where + c, place, count);
+      if (best_x != nullptr) store_some(best_x + c, from, count);
     });
   }
 
-  template <class T>
+  template <class T, class Y>
   static void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
     if (window.scale != nullptr) {
-      max_pool_of<T, true>(window, y, where);
+      max_pool_of<T, Y, true>(window, y, where);
     } else {
-      max_pool_of<T, false>(window, y, where);
+      max_pool_of<T, Y, false>(window, y, where);
     }
   }
 
@@ -232,7 +243,8 @@ struct VectorFuse {
     return {{affine<float, float>, affine<BFloat16, BFloat16>},
             {affine<float, float>, affine<BFloat16, float>},
             {gradients<float>, gradients<BFloat16>},
-            {max_pool<float>, max_pool<BFloat16>},
+            {max_pool<float, float>, max_pool<BFloat16, BFloat16>},
+            {max_pool<float, float>, max_pool<BFloat16, float>},
             {max_pool_backward<float>, max_pool_backward<BFloat16>},
             {average_pool<float>, average_pool<BFloat16>},
             {average_pool_backward<float>, average_pool_backward<BFloat16>},

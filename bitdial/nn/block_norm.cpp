@@ -17,25 +17,39 @@ struct Sums {
   std::vector<double> g, product;  // by channel: of g, of g * (z - shift)
 };
 
-// Brings g before the activation and adds it up on the way; z and shift may be missing.
-Sums sum_gradient(const BlockGradient& gradient, const Tensor& z, const Row& shift) {
+// Brings g before the activation and adds it up on the way; z and shift may be missing. Behind a max pool
+// the maxima alone have a gradient.
+Sums sum_gradient(const BlockGradient& gradient, const Tensor& all_z, const Row& shift) {
   const Tensor& g = gradient.g;
+  const Tensor z = all_z.defined() && gradient.pooled ? gradient.pooled->best : all_z;
   const int64_t channels = g.size(1);
   Sums sums;
   sums.g.resize(static_cast<size_t>(channels));
   if (z.defined()) sums.product.resize(sums.g.size());
-  kernels::gradient_sums({.type = ops::output_type(g),
-                          .pixels = g.numel() / channels,
-                          .channels = channels,
-                          .g = g.mutable_data_ptr(),
-                          .other = data_or_null(gradient.other),
-                          .mask = mask_data(gradient.mask),
-                          .gelu_input = data_or_null(gradient.gelu_input),
-                          .z = data_or_null(z),
-                          .shift = z.defined() ? shift.data() : nullptr,
-                          .sum = sums.g.data(),
-                          .product_sum = z.defined() ? sums.product.data() : nullptr});
+  kernels::gradient_sums(
+      {.type = ops::output_type(g),
+       .pixels = g.numel() / channels,
+       .channels = channels,
+       .g = g.mutable_data_ptr(),
+       .other = data_or_null(gradient.other),
+       .mask = mask_data(gradient.mask),
+       .where = gradient.pooled ? gradient.pooled->where.const_data_ptr<uint8_t>() : nullptr,
+       .gelu_input = data_or_null(gradient.gelu_input),
+       .z = data_or_null(z),
+       .shift = z.defined() ? shift.data() : nullptr,
+       .sum = sums.g.data(),
+       .product_sum = z.defined() ? sums.product.data() : nullptr});
   return sums;
+}
+
+// The gradient of the whole block after sum_gradient, where a pass cannot make it on its way.
+Tensor expanded(const BlockGradient& gradient, const std::shared_ptr<BufferPool>& pool) {
+  if (!gradient.pooled) return gradient.g;
+  const kernels::PoolShape& s = gradient.pooled->shape;
+  Tensor g = pool->take({s.batch, s.channels, s.in_height, s.in_width}, gradient.g.scalar_type());
+  kernels::max_pool_backward(s, ops::output_type(g), gradient.g.const_data_ptr(),
+                             gradient.pooled->where.const_data_ptr<uint8_t>(), g.mutable_data_ptr());
+  return g;
 }
 
 // The gradient of a parameter with an entry per channel.
@@ -50,14 +64,18 @@ void set_gradient(std::vector<Tensor>& gradients, int place, size_t channels, co
 
 class NoNorm : public BlockNorm {
  public:
-  void follow(ComputedSource::Terms&, bool) override {}
+  void follow(AffineSource::Terms&, bool) override {}
 
   std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
                                           std::vector<Tensor>& gradients,
-                                          const std::shared_ptr<BufferPool>&) const override {
+                                          const std::shared_ptr<BufferPool>& pool) const override {
     const Sums sums = sum_gradient(gradient, {}, {});
     set_gradient(gradients, places.bias, sums.g.size(), [&](size_t c) { return sums.g[c]; });
-    return std::make_unique<TensorSource>(gradient.g);
+    if (!gradient.pooled) return std::make_unique<TensorSource>(gradient.g);
+    AffineSource::Terms terms;
+    terms.a = gradient.g;
+    terms.pooled = gradient.pooled;
+    return std::make_unique<AffineSource>(std::move(terms), false, pool);
   }
 };
 
@@ -76,7 +94,7 @@ class BatchNorm : public BlockNorm {
   const kernels::ChannelSums* sums() override { return is_of_batch() ? &sums_ : nullptr; }
 
   // Mean, deviation and gain of this batch or of the running statistics.
-  void follow(ComputedSource::Terms& terms, bool records) override {
+  void follow(AffineSource::Terms& terms, bool records) override {
     const PhaseScope phase(Phase::kNormalize);
     const auto* gamma = norm_.weight.const_data_ptr<float>();
     const auto* beta = norm_.bias.const_data_ptr<float>();
@@ -116,8 +134,9 @@ class BatchNorm : public BlockNorm {
     set_gradient(gradients, places.bias, channels_,
                  [&](size_t c) { return is_of_batch() ? 0.0 : sums.g[c] * gain(c); });
 
-    ComputedSource::Terms terms;
+    AffineSource::Terms terms;
     terms.a = gradient.g;
+    terms.pooled = gradient.pooled;
     terms.scale_a = gain_;
     if (is_of_batch()) {
       // dz = gain * (g - mean(g) - xhat * mean(g * xhat)), xhat = (z - mean) * inverse (Ioffe and Szegedy
@@ -132,7 +151,7 @@ class BatchNorm : public BlockNorm {
         terms.shift[c] = static_cast<float>(-gain(c) * sums.g[c] / n - slope * static_cast<double>(mean_[c]));
       }
     }
-    return std::make_unique<ComputedSource>(std::move(terms), false, pool);
+    return std::make_unique<AffineSource>(std::move(terms), false, pool);
   }
 
  private:
@@ -180,7 +199,7 @@ class RangeNorm : public BlockNorm {
  public:
   explicit RangeNorm(RangeBatchNorm2dImpl& norm) : norm_(norm) {}
 
-  void follow(ComputedSource::Terms& terms, bool records) override {
+  void follow(AffineSource::Terms& terms, bool records) override {
     const PhaseScope phase(Phase::kNormalize);
     const Tensor z = terms.a;
     const Tensor x = norm_.quantize_input(z.to(at::kFloat));
@@ -204,10 +223,10 @@ class RangeNorm : public BlockNorm {
 
   std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
                                           std::vector<Tensor>& gradients,
-                                          const std::shared_ptr<BufferPool>&) const override {
+                                          const std::shared_ptr<BufferPool>& pool) const override {
     const Sums sums = sum_gradient(gradient, {}, {});
     const PhaseScope phase(Phase::kNormalize);
-    const Tensor g = gradient.g.to(at::kFloat);
+    const Tensor g = expanded(gradient, pool).to(at::kFloat);
     const auto give = [&](int place, const Tensor& value) {
       if (place >= 0) gradients[static_cast<size_t>(place)] = value;
     };

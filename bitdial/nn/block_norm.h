@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bitdial/kernels/conv2d.h"
@@ -19,9 +20,11 @@ struct ParameterPlaces {
 
 /// The gradient of a block's output, g + other, on its way through the activation.
 struct BlockGradient {
-  at::Tensor g;           ///< rewritten: it becomes the gradient in front of the activation
-  at::Tensor other;       ///< may be undefined
-  at::Tensor mask;        ///< may be undefined
+  at::Tensor g;      ///< rewritten: it becomes the gradient in front of the activation
+  at::Tensor other;  ///< may be undefined
+  at::Tensor mask;   ///< may be undefined
+  /// Set where a max pool stands behind the activation: g, other and the result are of the pool's output.
+  std::optional<PooledMaxima> pooled;
   at::Tensor gelu_input;  ///< defined if the activation is GELU
 };
 
@@ -33,7 +36,7 @@ class BlockNorm {
   virtual const kernels::ChannelSums* sums() { return nullptr; }
   /// Fills in what the pass behind the GEMM does to its output z, which is terms.a. `records`: backward
   /// comes.
-  virtual void follow(ComputedSource::Terms& terms, bool records) = 0;
+  virtual void follow(AffineSource::Terms& terms, bool records) = 0;
   /// dz; fills in the gradients of gamma, beta and the bias.
   virtual std::unique_ptr<OperandSource> backward(const BlockGradient& gradient,
                                                   const ParameterPlaces& places,

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bitdial/core/error.h"
 #include "bitdial/kernels/gradient_packing.h"
 
 namespace bitdial::nn {
@@ -17,25 +18,18 @@ const uint16_t* mask_data(const at::Tensor& mask) {
   return mask.defined() ? reinterpret_cast<const uint16_t*>(mask.const_data_ptr<int16_t>()) : nullptr;
 }
 
-kernels::TensorShape pass_shape(const at::Tensor& x) {
-  return {.outer = x.size(0),
-          .channels = x.size(1),
-          .inner = x.dim() == 4 ? x.size(2) * x.size(3) : 1,
+kernels::TensorShape pass_shape(at::IntArrayRef sizes) {
+  return {.outer = sizes[0],
+          .channels = sizes[1],
+          .inner = sizes.size() == 4 ? sizes[2] * sizes[3] : 1,
           .order = kernels::MemoryOrder::kInterleaved};
 }
 
-bool ComputedSource::Terms::is_plain() const {
-  return !b.defined() && scale_a.empty() && shift.empty() && activation == kernels::Activation::kNone;
-}
-
-ComputedSource::ComputedSource(Terms terms, bool keeps_values, std::shared_ptr<BufferPool> pool)
-    : terms_(std::move(terms)), keeps_values_(keeps_values), pool_(std::move(pool)) {}
-
 const at::Tensor& ComputedSource::values() {
   if (!values_.defined()) {
-    values_ = pool_->take(terms_.a.sizes(), terms_.a.scalar_type());
-    range_ = kernels::compute(affine(values_.mutable_data_ptr()));
-    release_terms();
+    values_ = pool_->take(sizes_, dtype_);
+    range_ = compute(values_.mutable_data_ptr());
+    release();
   }
   return values_;
 }
@@ -55,38 +49,65 @@ ops::QuantizedTensor ComputedSource::quantize(const Format& format, std::span<co
 
 ops::QuantizedTensor ComputedSource::quantize_anew(const Format& format, std::span<const QuantParams> params,
                                                    RandomKey key) {
-  const at::Tensor& like = values_.defined() ? values_ : terms_.a;
-  ops::QuantizedTensor result{.codes = pool_->take(like.sizes(), ops::code_dtype(container(format))),
+  ops::QuantizedTensor result{.codes = pool_->take(sizes_, ops::code_dtype(container(format))),
                               .params = {params.begin(), params.end()},
                               .format = format};
   if (values_.defined()) {
     statistics_ = ops::quantize_into(values_, format, params, key, result.codes);
     return result;
   }
-  at::Tensor kept = keeps_values_ ? pool_->take(like.sizes(), like.scalar_type()) : at::Tensor();
-  const kernels::AffineTensor y = affine(kept.defined() ? kept.mutable_data_ptr() : nullptr);
-  void* codes = result.codes.mutable_data_ptr();
+  at::Tensor kept = keeps_values_ ? pool_->take(sizes_, dtype_) : at::Tensor();
   const auto packing =
       wtgrad_ ? kernels::GradientPacking::of(*wtgrad_, ops::code_type(container(format))) : nullptr;
   if (packing != nullptr) {
     result.packed = pool_->take({packing->bytes()}, at::kChar);
     packing->write_to(result.packed.mutable_data_ptr());
-    statistics_ = kernels::compute_and_quantize(y, format, params, key, codes, *packing);
-  } else {
-    statistics_ = kernels::compute_and_quantize(y, format, params, key, codes);
   }
+  statistics_ = compute_and_quantize(kept.defined() ? kept.mutable_data_ptr() : nullptr, format, params, key,
+                                     result.codes.mutable_data_ptr(), packing.get());
   range_ = statistics_.range;
   if (kept.defined()) {
     values_ = std::move(kept);
-    release_terms();
+    release();
   }
   return result;
 }
 
-kernels::AffineTensor ComputedSource::affine(void* values) const {
-  return {.shape = pass_shape(terms_.a),
+bool AffineSource::Terms::is_plain() const {
+  return !pooled && !b.defined() && scale_a.empty() && shift.empty() &&
+         activation == kernels::Activation::kNone;
+}
+
+std::vector<int64_t> AffineSource::Terms::sizes() const {
+  if (!pooled) return a.sizes().vec();
+  const kernels::PoolShape& s = pooled->shape;
+  return {s.batch, s.channels, s.in_height, s.in_width};
+}
+
+AffineSource::AffineSource(Terms terms, bool keeps_values, std::shared_ptr<BufferPool> pool)
+    : ComputedSource(terms.sizes(), terms.a.scalar_type(), keeps_values, std::move(pool)),
+      terms_(std::move(terms)) {
+  if (terms_.pooled) {
+    pooled_.emplace(terms_.pooled->shape, ops::output_type(terms_.a), terms_.a.const_data_ptr(),
+                    terms_.pooled->where.const_data_ptr<uint8_t>());
+  }
+}
+
+Range AffineSource::compute(void* values) { return kernels::compute(affine(values)); }
+
+QuantizeStatistics AffineSource::compute_and_quantize(void* values, const Format& format,
+                                                      std::span<const QuantParams> params, RandomKey key,
+                                                      void* codes, const kernels::CodePacking* packing) {
+  const kernels::AffineTensor y = affine(values);
+  return packing != nullptr ? kernels::compute_and_quantize(y, format, params, key, codes, *packing)
+                            : kernels::compute_and_quantize(y, format, params, key, codes);
+}
+
+kernels::AffineTensor AffineSource::affine(void* values) const {
+  return {.shape = pass_shape(terms_.sizes()),
           .type = ops::output_type(terms_.a),
           .a = terms_.a.const_data_ptr(),
+          .pooled = pooled_ ? &*pooled_ : nullptr,
           .b = data_or_null(terms_.b),
           .scale_a = row_or_null(terms_.scale_a),
           .scale_b = row_or_null(terms_.scale_b),
@@ -96,10 +117,46 @@ kernels::AffineTensor ComputedSource::affine(void* values) const {
           .values = values};
 }
 
-void ComputedSource::release_terms() {
+void AffineSource::release() {
+  pooled_.reset();
+  terms_.pooled.reset();
   terms_.a.reset();
   terms_.b.reset();
   terms_.mask.reset();
+}
+
+namespace {
+
+std::vector<int64_t> output_sizes(const kernels::PoolShape& s) {
+  return {s.batch, s.channels, s.out_height(), s.out_width()};
+}
+
+}  // namespace
+
+MaxPoolSource::MaxPoolSource(Terms terms, bool keeps_values, std::shared_ptr<BufferPool> pool)
+    : ComputedSource(output_sizes(terms.maxima.shape), terms.x.scalar_type(), keeps_values, std::move(pool)),
+      terms_(std::move(terms)) {}
+
+Range MaxPoolSource::compute(void* values) { return kernels::compute(max_pool(values)); }
+
+QuantizeStatistics MaxPoolSource::compute_and_quantize(void* values, const Format& format,
+                                                       std::span<const QuantParams> params, RandomKey key,
+                                                       void* codes, const kernels::CodePacking* packing) {
+  require(packing == nullptr, "max_pool", "a pool's output is no gradient to be packed");
+  return kernels::compute_and_quantize(max_pool(values), format, params, key, codes);
+}
+
+kernels::MaxPool MaxPoolSource::max_pool(void* values) const {
+  const at::Tensor& best = terms_.maxima.best;
+  return {.shape = terms_.maxima.shape,
+          .type = ops::output_type(terms_.x),
+          .x = terms_.x.const_data_ptr(),
+          .scale = row_or_null(terms_.scale),
+          .shift = row_or_null(terms_.shift),
+          .activation = terms_.activation,
+          .where = terms_.maxima.where.mutable_data_ptr<uint8_t>(),
+          .best = best.defined() ? best.mutable_data_ptr() : nullptr,
+          .values = values};
 }
 
 }  // namespace bitdial::nn

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
 
+#include <map>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -34,10 +35,9 @@ struct NodeRun {
   std::shared_ptr<LayerOperands> operands;
   std::shared_ptr<BlockNorm> norm;
   QuantizedTensor x_wtgrad, w_bprop;
-  Tensor mask;              ///< of ReLU and ReLU6
-  Tensor gelu_input;        ///< of GELU
-  kernels::PoolShape pool;  ///< of a max pool, with the places of its maxima
-  Tensor where;
+  Tensor mask;                          ///< of ReLU and ReLU6
+  Tensor gelu_input;                    ///< of GELU
+  PooledMaxima maxima;                  ///< of a max pool
   std::vector<int64_t> averaged_sizes;  ///< of an average pool's input
 };
 
@@ -173,7 +173,7 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
   run.x_wtgrad = std::move(operands.x_wtgrad);
   run.w_bprop = std::move(operands.w_bprop);
 
-  ComputedSource::Terms terms;
+  AffineSource::Terms terms;
   terms.a = z;
   run.norm->follow(terms, out.needs_gradient);
   if (node.residual) {
@@ -189,37 +189,40 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
   if (terms.is_plain()) {
     out.source = std::make_shared<TensorSource>(z);
   } else {
-    out.source = std::make_shared<ComputedSource>(std::move(terms), needs_values(node.out), pool_);
+    out.source = std::make_shared<AffineSource>(std::move(terms), needs_values(node.out), pool_);
   }
 }
 
+// Behind a block the pool computes what follows the GEMM itself; who reads the pool quantises on the way.
 void StageRun::run_max_pool(const Stage::Plan::Node& node, NodeRun& run) {
   const auto& source = value(node.x).source;
-  const auto* computed =
-      plan_->is_pooled(node.x) ? dynamic_cast<const ComputedSource*>(source.get()) : nullptr;
-  const auto* terms = computed != nullptr ? &computed->terms() : nullptr;
-  const Tensor x = terms != nullptr ? terms->a : source->values();
-  kernels::PoolInput input{.type = ops::output_type(x), .x = x.const_data_ptr()};
-  if (terms != nullptr) {
-    input.scale = row_or_null(terms->scale_a);
-    input.shift = row_or_null(terms->shift);
-    input.activation = terms->activation;
+  const auto* block = plan_->is_pooled(node.x) ? dynamic_cast<const AffineSource*>(source.get()) : nullptr;
+  MaxPoolSource::Terms terms;
+  if (block != nullptr) {
+    terms.x = block->terms().a;
+    terms.scale = block->terms().scale_a;
+    terms.shift = block->terms().shift;
+    terms.activation = block->terms().activation;
+  } else {
+    terms.x = source->values();
   }
   const auto& options = node.pool->options;
-  run.pool = {.batch = x.size(0),
-              .channels = x.size(1),
-              .in_height = x.size(2),
-              .in_width = x.size(3),
-              .kernel = (*options.kernel_size())[0],
-              .stride = (*options.stride())[0],
-              .padding = (*options.padding())[0]};
   Value& out = value(node.out);
-  out.sizes = {x.size(0), x.size(1), run.pool.out_height(), run.pool.out_width()};
-  Tensor y = pool_->take(out.sizes, dtype_);
-  run.where = pool_->take(out.sizes, at::kByte);
-  kernels::max_pool(run.pool, input, y.mutable_data_ptr(), run.where.mutable_data_ptr<uint8_t>());
+  PooledMaxima& maxima = run.maxima;
+  maxima.shape = {.batch = terms.x.size(0),
+                  .channels = terms.x.size(1),
+                  .in_height = terms.x.size(2),
+                  .in_width = terms.x.size(3),
+                  .kernel = (*options.kernel_size())[0],
+                  .stride = (*options.stride())[0],
+                  .padding = (*options.padding())[0]};
+  out.sizes = {maxima.shape.batch, maxima.shape.channels, maxima.shape.out_height(),
+               maxima.shape.out_width()};
+  maxima.where = pool_->take(out.sizes, at::kByte);
+  if (!terms.scale.empty() && out.needs_gradient) maxima.best = pool_->take(out.sizes, terms.x.scalar_type());
+  terms.maxima = maxima;
   read(node.x);
-  out.source = std::make_shared<TensorSource>(std::move(y));
+  out.source = std::make_shared<MaxPoolSource>(std::move(terms), needs_values(node.out), pool_);
 }
 
 void StageRun::run_average_pool(const Stage::Plan::Node& node, NodeRun& run) {
@@ -251,9 +254,10 @@ Tensor StageRun::pool_backward(const Stage::Plan::Node& node, const NodeRun& run
                                    dx.mutable_data_ptr());
     return dx;
   }
-  Tensor dx = pool_->take({run.pool.batch, run.pool.channels, run.pool.in_height, run.pool.in_width}, dtype_);
-  kernels::max_pool_backward(run.pool, ops::output_type(dx), g.const_data_ptr(),
-                             run.where.const_data_ptr<uint8_t>(), dx.mutable_data_ptr());
+  const kernels::PoolShape& s = run.maxima.shape;
+  Tensor dx = pool_->take({s.batch, s.channels, s.in_height, s.in_width}, dtype_);
+  kernels::max_pool_backward(s, ops::output_type(dx), g.const_data_ptr(),
+                             run.maxima.where.const_data_ptr<uint8_t>(), dx.mutable_data_ptr());
   return dx;
 }
 
@@ -261,6 +265,7 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
   variable_list gradients(static_cast<size_t>(tensors_));
   std::vector<std::vector<Tensor>> flowing(values_.size());
   const auto flow = [&](Stage::Value id) -> std::vector<Tensor>& { return flowing[static_cast<size_t>(id)]; };
+  std::map<Stage::Value, PooledMaxima> pooled;  // of the blocks before max pools
   // Gradients are changed in place on their way: autograd's own must not be.
   Tensor first = pool_->take(dy.sizes(), dtype_);
   first.copy_(dy);
@@ -270,15 +275,25 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
     auto terms = std::exchange(flow(node.out), {});
     if (terms.empty()) continue;
     NodeRun run = keeps_graph ? runs_[i] : std::exchange(runs_[i], {});
-    const Tensor other = two_or_less(terms);
     const ops::Needed needed = run.needed;
+    if (node.is_max_pool() && plan_->is_pooled(node.x)) {
+      // The block makes its gradient of the pool's on its way.
+      pooled.insert_or_assign(node.x, std::move(run.maxima));
+      if (needed.input) flow(node.x) = std::move(terms);
+      continue;
+    }
+    const Tensor other = two_or_less(terms);
     if (!node.is_block()) {
       if (needed.input) flow(node.x).push_back(pool_backward(node, run, terms[0], other));
       continue;
     }
     const LayerScope layer(run.operands->layer());
     const Tensor g = terms[0];
-    const auto dz = run.norm->backward({g, other, run.mask, run.gelu_input}, run.places, gradients, pool_);
+    BlockGradient gradient{g, other, run.mask, {}, run.gelu_input};
+    if (const auto found = pooled.find(node.out); found != pooled.end())
+      gradient.pooled = std::move(found->second);
+    const auto dz = run.norm->backward(gradient, run.places, gradients, pool_);
+    gradient = {};
     terms.clear();
     if (needed.input || needed.weight) {
       const ops::BackwardOperands operands = run.operands->backward(*dz, needed);

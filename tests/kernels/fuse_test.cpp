@@ -12,46 +12,10 @@
 #include <vector>
 
 #include "bitdial/kernels/isa.h"
+#include "tests/kernels/random_data.h"
 
 namespace bitdial::kernels {
 namespace {
-
-float widen(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
-uint16_t narrow(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
-}
-
-/// A tensor of either type, and its values as float32.
-struct Data {
-  OutputType type;
-  std::vector<float> values;
-  std::vector<uint16_t> halves;
-
-  Data(OutputType which, int64_t count, std::mt19937& random, float spread) : type(which) {
-    std::normal_distribution<float> normal(0.0F, spread);
-    values.resize(static_cast<size_t>(count));
-    for (float& x : values) x = type == OutputType::kFloat32 ? normal(random) : widen(narrow(normal(random)));
-    for (const float x : values) halves.push_back(narrow(x));
-  }
-  void* data() { return type == OutputType::kFloat32 ? static_cast<void*>(values.data()) : halves.data(); }
-  float at(int64_t i) const {
-    const auto k = static_cast<size_t>(i);
-    return type == OutputType::kFloat32 ? values[k] : widen(halves[k]);
-  }
-  bool operator==(const Data& other) const {
-    return type == OutputType::kFloat32
-               ? std::memcmp(values.data(), other.values.data(), values.size() * sizeof(float)) == 0
-               : halves == other.halves;
-  }
-};
-
-std::vector<float> random_row(int64_t count, std::mt19937& random) {
-  std::normal_distribution<float> normal(0.0F, 1.0F);
-  std::vector<float> row(static_cast<size_t>(count));
-  for (float& x : row) x = normal(random);
-  return row;
-}
 
 struct Case {
   int64_t outer, channels, inner;
@@ -243,12 +207,14 @@ struct SumsResult {
   std::vector<double> sums;
 };
 
-SumsResult sums_of(const Case& c, bool with_z) {
+SumsResult sums_of(const Case& c, bool with_z, bool with_where) {
   Problem problem(c);
   const int64_t n = problem.elements(), pixels = c.outer * c.inner;
   Data g(c.type, n, problem.random_, 1.0F);
   std::vector<uint16_t> mask(static_cast<size_t>(mask_words(n)));
   for (uint16_t& word : mask) word = static_cast<uint16_t>(problem.random_());
+  std::vector<uint8_t> where(static_cast<size_t>(n));
+  for (uint8_t& place : where) place = problem.random_() % 3 == 0 ? kNowhere : 1;
   const auto channels = static_cast<size_t>(c.channels);
   SumsResult r{.g = g, .sums = std::vector<double>(2 * channels)};
   const bool is_gelu = c.activation == Activation::kGelu && !with_z;
@@ -258,6 +224,7 @@ SumsResult sums_of(const Case& c, bool with_z) {
                  .g = r.g.data(),
                  .other = c.has_b ? problem.b_.data() : nullptr,
                  .mask = has_mask(c.activation) ? mask.data() : nullptr,
+                 .where = with_where ? where.data() : nullptr,
                  .gelu_input = is_gelu ? problem.a_.data() : nullptr,
                  .z = with_z ? problem.a_.data() : nullptr,
                  .shift = problem.shift_.data(),
@@ -268,7 +235,9 @@ SumsResult sums_of(const Case& c, bool with_z) {
   for (int64_t i = 0; i < n; ++i) {
     const auto k = static_cast<size_t>(i % c.channels);
     const double d = static_cast<double>(problem.a_.at(i)) - static_cast<double>(problem.shift_[k]);
-    const bool passes = !has_mask(c.activation) || (mask[static_cast<size_t>(i / 16)] >> (i % 16) & 1) != 0;
+    const bool passes =
+        (!has_mask(c.activation) || (mask[static_cast<size_t>(i / 16)] >> (i % 16) & 1) != 0) &&
+        !(with_where && where[static_cast<size_t>(i)] == kNowhere);
     float all = g.at(i) + (c.has_b ? problem.b_.at(i) : 0.0F);
     const float tolerance = is_gelu ? std::abs(all) * 1e-6F : 0.0F;
     if (is_gelu) {
@@ -292,132 +261,14 @@ SumsResult sums_of(const Case& c, bool with_z) {
 
 TEST(Fuse, SumsAreTheirDefinitionOnEveryInstructionSet) {
   for (const Case& c : cases()) {
-    for (const bool with_z : {false, true}) {
+    for (const auto& [with_z, with_where] : {std::pair(false, false), {true, false}, {true, true}}) {
       std::vector<SumsResult> results;
       for (const Isa isa : available_isas()) {
         const ScopedIsa scoped(isa);
-        results.push_back(sums_of(c, with_z));
+        results.push_back(sums_of(c, with_z, with_where));
         ASSERT_EQ(results.back().g, results.front().g) << to_string(isa);
         ASSERT_EQ(results.back().sums, results.front().sums) << to_string(isa);
       }
-    }
-  }
-}
-
-PoolShape pool_shape(std::mt19937& random) {
-  PoolShape s;
-  s.batch = 1 + static_cast<int64_t>(random() % 3);
-  s.channels = 1 + static_cast<int64_t>(random() % 40);
-  s.kernel = 2 + static_cast<int64_t>(random() % 2);
-  s.stride = 1 + static_cast<int64_t>(random() % 3);
-  s.padding = static_cast<int64_t>(random() % 2);
-  s.in_height = 3 + static_cast<int64_t>(random() % 8);
-  s.in_width = 3 + static_cast<int64_t>(random() % 8);
-  return s;
-}
-
-struct PoolResult {
-  Data y, dx;
-  std::vector<uint8_t> where;
-};
-
-/// The seed alternates between a plain pool and one behind a scale, a shift and every activation but GELU.
-PoolResult pool(const PoolShape& s, OutputType type, uint32_t seed) {
-  std::mt19937 random(seed);
-  Data x(type, s.input_elements(), random, 3.0F);
-  Data dy(type, s.output_elements(), random, 1.0F);
-  PoolResult r{.y = dy, .dx = x, .where = std::vector<uint8_t>(static_cast<size_t>(s.output_elements()))};
-  const std::vector<float> scale = random_row(s.channels, random), shift = random_row(s.channels, random);
-  const bool is_affine = seed % 4 >= 2;
-  const auto activation = static_cast<Activation>(seed / 4 % 3);
-  PoolInput input{.type = type, .x = x.data(), .activation = activation};
-  if (is_affine) {
-    input.scale = scale.data();
-    input.shift = shift.data();
-  }
-  max_pool(s, input, r.y.data(), r.where.data());
-  max_pool_backward(s, type, dy.data(), r.where.data(), r.dx.data());
-
-  std::vector<float> expected(static_cast<size_t>(s.input_elements()));
-  for (int64_t i = 0; i < s.output_elements(); ++i) {
-    const int64_t c = i % s.channels, pixel = i / s.channels;
-    const int64_t ow = pixel % s.out_width(), oh = pixel / s.out_width() % s.out_height();
-    const int64_t n = pixel / (s.out_width() * s.out_height());
-    float best = -std::numeric_limits<float>::infinity();
-    int64_t from = -1;
-    for (int64_t h = oh * s.stride - s.padding; h < oh * s.stride - s.padding + s.kernel; ++h) {
-      for (int64_t w = ow * s.stride - s.padding; w < ow * s.stride - s.padding + s.kernel; ++w) {
-        if (h < 0 || w < 0 || h >= s.in_height || w >= s.in_width) continue;
-        const int64_t at = ((n * s.in_height + h) * s.in_width + w) * s.channels + c;
-        const auto k = static_cast<size_t>(c);
-        const float value = is_affine ? std::fma(x.at(at), scale[k], shift[k]) : x.at(at);
-        if (value > best) {
-          best = value;
-          from = at;
-        }
-      }
-    }
-    const bool is_cut = (activation != Activation::kNone && best <= 0.0F) ||
-                        (activation == Activation::kRelu6 && best >= 6.0F);
-    if (activation != Activation::kNone) best = std::max(best, 0.0F);
-    if (activation == Activation::kRelu6) best = std::min(best, 6.0F);
-    EXPECT_EQ(r.y.at(i), type == OutputType::kFloat32 ? best : widen(narrow(best)));
-    EXPECT_EQ(r.where[static_cast<size_t>(i)] == kNowhere, is_cut);
-    if (!is_cut) expected[static_cast<size_t>(from)] += dy.at(i);
-  }
-  for (int64_t i = 0; i < s.input_elements(); ++i) {
-    const float e = expected[static_cast<size_t>(i)];
-    EXPECT_NEAR(r.dx.at(i), e, std::abs(e) / 128.0F + 1e-6F);
-  }
-  return r;
-}
-
-TEST(Fuse, MaxPoolIsItsDefinitionOnEveryInstructionSet) {
-  std::mt19937 random(11);
-  for (int i = 0; i < 60; ++i) {
-    const PoolShape s = pool_shape(random);
-    const OutputType type = i % 2 ? OutputType::kFloat32 : OutputType::kBFloat16;
-    std::vector<PoolResult> results;
-    for (const Isa isa : available_isas()) {
-      const ScopedIsa scoped(isa);
-      results.push_back(pool(s, type, static_cast<uint32_t>(i)));
-      ASSERT_EQ(results.back().y, results.front().y) << to_string(isa);
-      ASSERT_EQ(results.back().where, results.front().where) << to_string(isa);
-      ASSERT_EQ(results.back().dx, results.front().dx) << to_string(isa);
-    }
-  }
-}
-
-TEST(Fuse, AveragePoolIsItsDefinitionOnEveryInstructionSet) {
-  std::mt19937 random(13);
-  for (int i = 0; i < 40; ++i) {
-    const AverageShape s{.batch = 1 + static_cast<int64_t>(random() % 5),
-                         .pixels = 1 + static_cast<int64_t>(random() % 70),
-                         .channels = 1 + static_cast<int64_t>(random() % 70)};
-    const OutputType type = i % 2 ? OutputType::kFloat32 : OutputType::kBFloat16;
-    Data x(type, s.batch * s.pixels * s.channels, random, 3.0F);
-    Data dy(OutputType::kFloat32, s.batch * s.channels, random, 1.0F);
-    std::vector<Data> means, gradients;
-    for (const Isa isa : available_isas()) {
-      const ScopedIsa scoped(isa);
-      means.push_back(dy);
-      gradients.push_back(x);
-      average_pool(s, type, x.data(), static_cast<float*>(means.back().data()));
-      average_pool_backward(s, type, static_cast<const float*>(dy.data()), gradients.back().data());
-      ASSERT_EQ(means.back(), means.front()) << to_string(isa);
-      ASSERT_EQ(gradients.back(), gradients.front()) << to_string(isa);
-    }
-    for (int64_t to = 0; to < s.batch * s.channels; ++to) {
-      const int64_t n = to / s.channels, c = to % s.channels;
-      double sum = 0.0;
-      for (int64_t pixel = 0; pixel < s.pixels; ++pixel) {
-        const int64_t from = (n * s.pixels + pixel) * s.channels + c;
-        sum += static_cast<double>(x.at(from));
-        const double dx = static_cast<double>(dy.at(to)) / static_cast<double>(s.pixels);
-        EXPECT_NEAR(static_cast<double>(gradients[0].at(from)), dx,
-                    std::abs(dx) / (type == OutputType::kFloat32 ? 1e6 : 256.0));
-      }
-      EXPECT_NEAR(static_cast<double>(means[0].at(to)), sum / static_cast<double>(s.pixels), 3e-6);
     }
   }
 }

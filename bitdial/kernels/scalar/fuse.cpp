@@ -84,14 +84,17 @@ void gradients(const SumBlock& p) {
     float g = read<T>(p.g, i);
     if (p.other != nullptr) g += read<T>(p.other, i);
     if (p.mask != nullptr && (p.mask[i / 16] >> (i % 16) & 1) == 0) g = 0.0F;
+    if (p.where != nullptr && p.where[i] == kNowhere) g = 0.0F;
     if (p.gelu_input != nullptr) g *= evaluate(kGeluDerivative, read<T>(p.gelu_input, i));
-    if (p.other != nullptr || p.mask != nullptr || p.gelu_input != nullptr) g = write<T>(p.g, i, g);
+    const bool is_new =
+        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.gelu_input != nullptr;
+    if (is_new) g = write<T>(p.g, i, g);
     p.sums[c] += g;
     if (p.z != nullptr) p.products[c] = std::fma(g, read<T>(p.z, i) - p.shift[c], p.products[c]);
   }
 }
 
-template <class T>
+template <class T, class Y>
 void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
   for (int64_t c = 0; c < window.channels; ++c) {
     const auto value = [&](int64_t tap) {
@@ -99,17 +102,18 @@ void max_pool(const PoolWindow& window, void* y, uint8_t* where) {
       return window.scale != nullptr ? std::fma(x, window.scale[c], window.shift[c]) : x;
     };
     float best = value(0);
-    uint8_t place = window.places[0];
+    int64_t best_tap = 0;
     for (int64_t tap = 1; tap < window.count; ++tap) {
       const float x = value(tap);
       if (best < x || best != best) {
         best = x;
-        place = window.places[tap];
+        best_tap = tap;
       }
     }
-    if (window.activation != Activation::kNone && !clamp(window.activation, best)) place = kNowhere;
-    write<T>(y, c, best);
-    where[c] = place;
+    const bool passes = window.activation == Activation::kNone || clamp(window.activation, best);
+    write<Y>(y, c, best);
+    where[c] = passes ? window.places[best_tap] : kNowhere;
+    if (window.best != nullptr) write<T>(window.best, c, read<T>(window.taps[best_tap], c));
   }
 }
 
@@ -155,7 +159,8 @@ void sgd(const SgdUpdate& p) {
 const FuseKernels kFuse = {{affine<float, float>, affine<BFloat16, BFloat16>},
                            {affine<float, float>, affine<BFloat16, float>},
                            {gradients<float>, gradients<BFloat16>},
-                           {max_pool<float>, max_pool<BFloat16>},
+                           {max_pool<float, float>, max_pool<BFloat16, BFloat16>},
+                           {max_pool<float, float>, max_pool<BFloat16, float>},
                            {max_pool_backward<float>, max_pool_backward<BFloat16>},
                            {average_pool<float>, average_pool<BFloat16>},
                            {average_pool_backward<float>, average_pool_backward<BFloat16>},
