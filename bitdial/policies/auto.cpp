@@ -86,6 +86,41 @@ AptPolicy make_apt(double T, double T_linear, double quantify_rate) {
   return AptPolicy(reader);
 }
 
+nlohmann::json to_json(const Widths& widths) { return {widths.w, widths.x, widths.dy}; }
+
+Widths widths_from(const nlohmann::json& json) {
+  const auto all = json.get<std::array<int, 3>>();
+  return {.w = all[0], .x = all[1], .dy = all[2]};
+}
+
+int width_of(const Widths& widths, TensorRole tensor) {
+  return tensor == TensorRole::kWeight ? widths.w : tensor == TensorRole::kInput ? widths.x : widths.dy;
+}
+
+constexpr std::array kOperands{TensorRole::kWeight, TensorRole::kInput, TensorRole::kGradBprop};
+const char* to_text(bool to_bfloat16) { return to_bfloat16 ? "bfloat16" : "codes"; }
+
+/// The times of one layer as a log has them: milliseconds, {"FPROP": {"int8": ...}, "w": {"codes": ...}}.
+class LoggedTimings : public Timings {
+ public:
+  explicit LoggedTimings(const nlohmann::json& times) : times_(times) {}
+  double gemm(int, Gemm gemm, GemmArithmetic arithmetic) override {
+    return of(to_string(gemm), to_string(arithmetic));
+  }
+  double convert(int, TensorRole role, bool to_bfloat16) override {
+    return of(to_string(role), to_text(to_bfloat16));
+  }
+
+ private:
+  double of(std::string_view row, std::string_view column) const {
+    const auto found = times_.find(row);
+    require(found != times_.end() && found->contains(column), "auto", "the log has no time of {} as {}", row,
+            column);
+    return 1e-3 * found->at(std::string(column)).get<double>();
+  }
+  const nlohmann::json& times_;
+};
+
 }  // namespace
 
 GemmArithmetic narrowest(Gemm gemm, const Widths& widths) {
@@ -154,23 +189,25 @@ Widths AutoPolicy::widths(int layer) const {
 }
 
 // A width that grew within this step counts at once, a new choice at the end of the step.
-GemmArithmetic AutoPolicy::arithmetic(int layer, Gemm gemm) const {
+GemmArithmetic AutoPolicy::arithmetic(int layer, Gemm gemm, const Widths& widths) const {
   const Layer& chosen = chosen_[static_cast<size_t>(layer)];
   if (chosen.is_bfloat16[index(gemm)]) return GemmArithmetic::kBFloat16;
-  return chosen.is_float[index(gemm)] ? GemmArithmetic::kFloat32 : narrowest(gemm, widths(layer));
+  return chosen.is_float[index(gemm)] ? GemmArithmetic::kFloat32 : narrowest(gemm, widths);
 }
 
-Format AutoPolicy::evaluation_format(TensorId id) const {
+Format AutoPolicy::evaluation_format(TensorId id) const { return format(id, widths(id.layer)); }
+
+Format AutoPolicy::format(TensorId id, const Widths& widths) const {
   bool has_codes = false, is_float32 = false;
   for (const Gemm gemm : readers(id.role, layers_[static_cast<size_t>(id.layer)].is_first)) {
-    const GemmArithmetic one = arithmetic(id.layer, gemm);
+    const GemmArithmetic one = arithmetic(id.layer, gemm, widths);
     has_codes = has_codes || is_integer(one);
     is_float32 = is_float32 || one == GemmArithmetic::kFloat32;
   }
   if (!has_codes) return is_float32 ? Format::float32() : Format::bfloat16();
   Format format;
   const TensorRole tensor = tensor_of(id.role);
-  format.word_length = width(id.layer, tensor);
+  format.word_length = width_of(widths, tensor);
   // Unsigned 8-bit codes fit what a ReLU leaves; 16 bits need no more range.
   const bool is_unsigned = tensor == TensorRole::kInput && format.word_length <= 8;
   format.rule = is_unsigned ? ScaleRule::kAffine : ScaleRule::kSymmetric;
@@ -196,40 +233,92 @@ void AutoPolicy::announce(TensorId id, const TensorPlan& measured, TensorPlan& p
       !layer.is_announced[role] || (!plan.format.is_float() && !layer.announced[role].is_float());
   layer.is_announced[role] = true;
   layer.announced[role] = plan.format;
-  plan.evidence = {{"bits_needed", width(id.layer, tensor_of(id.role))}};
+  plan.evidence = {{"bits", to_json(widths(id.layer))}, {"gemms", gemms_of(id.layer, widths(id.layer))}};
   if (is_wider) {
     plan.reason = measured.reason.empty() ? "as many bits as the tensor needs" : measured.reason;
-    plan.evidence["apt"] = measured.evidence;
+    if (!measured.evidence.is_null()) plan.evidence["apt"] = measured.evidence;
   } else {
     plan.reason = "the fastest for the layer's GEMMs on this machine";
-    plan.evidence["ms"] = times_of(id);
+    plan.evidence["chosen_for"] = to_json(layer.measured);
+    plan.evidence["ms"] = times_of(id.layer);
   }
 }
 
-nlohmann::json AutoPolicy::times_of(TensorId id) const {
+nlohmann::json AutoPolicy::gemms_of(int layer, const Widths& widths) const {
+  nlohmann::json gemms = nlohmann::json::object();
+  for (const Gemm gemm : kAllGemms) {
+    if (gemm == Gemm::kBprop && layers_[static_cast<size_t>(layer)].is_first) continue;
+    gemms[std::string(to_string(gemm))] = to_string(arithmetic(layer, gemm, widths));
+  }
+  return gemms;
+}
+
+ChoiceOptions AutoPolicy::choice_options(int layer) const {
+  return {.has_bprop = !layers_[static_cast<size_t>(layer)].is_first,
+          .bfloat16 = allow_bfloat16_,
+          .between = between_};
+}
+
+// All that the present choice was made from.
+nlohmann::json AutoPolicy::times_of(int layer) const {
   nlohmann::json times = nlohmann::json::object();
   if (!timings_) return times;
-  const ChoiceOptions options{.bfloat16 = allow_bfloat16_};
-  for (const Gemm gemm : readers(id.role, layers_[static_cast<size_t>(id.layer)].is_first)) {
+  const ChoiceOptions options = choice_options(layer);
+  const Widths& measured = chosen_[static_cast<size_t>(layer)].measured;
+  for (const Gemm gemm : kAllGemms) {
+    if (gemm == Gemm::kBprop && !options.has_bprop) continue;
     nlohmann::json& one = times[std::string(to_string(gemm))];
-    for (const GemmArithmetic arithmetic : candidates(gemm, widths(id.layer), options)) {
-      one[std::string(to_string(arithmetic))] = 1e3 * timings_->gemm(id.layer, gemm, arithmetic);
+    for (const GemmArithmetic arithmetic : candidates(gemm, measured, options)) {
+      one[std::string(to_string(arithmetic))] = 1e3 * timings_->gemm(layer, gemm, arithmetic);
+    }
+  }
+  for (const TensorRole role : kOperands) {
+    nlohmann::json& one = times[std::string(to_string(role))];
+    for (const bool to_bfloat16 : {false, true}) {
+      one[to_text(to_bfloat16)] = 1e3 * timings_->convert(layer, role, to_bfloat16);
     }
   }
   return times;
 }
 
-void AutoPolicy::choose(int layer) {
+// Widths follow from the logged Diffs where this line measured one, the GEMMs from the logged times where it
+// chose by them; otherwise both are what other lines led to and this one repeats.
+std::optional<TensorPlan> AutoPolicy::redecide(TensorId id, const StepInfo& step,
+                                               const nlohmann::json& evidence) {
+  if (!evidence.contains("gemms")) return std::nullopt;
+  Layer& layer = chosen_.at(static_cast<size_t>(id.layer));
+  const Widths widths = widths_from(evidence.at("bits"));
+  TensorPlan plan;
+  if (evidence.contains("ms")) {
+    LoggedTimings timings(evidence.at("ms"));
+    choose(id.layer, widths_from(evidence.at("chosen_for")), timings);
+  } else {
+    for (const Gemm gemm : kAllGemms) {
+      const auto chosen = evidence.at("gemms").value(std::string(to_string(gemm)), std::string());
+      layer.is_float[index(gemm)] = chosen == to_string(GemmArithmetic::kFloat32);
+      layer.is_bfloat16[index(gemm)] = chosen == to_string(GemmArithmetic::kBFloat16);
+    }
+  }
+  plan.evidence["gemms"] = gemms_of(id.layer, widths);
+  if (evidence.contains("apt") && id.role == tensor_of(id.role)) {
+    const auto measured = apt_.redecide(id, step, evidence.at("apt"));
+    Widths again = widths;
+    int& own = id.role == TensorRole::kWeight ? again.w : id.role == TensorRole::kInput ? again.x : again.dy;
+    if (measured) own = measured->format.word_length;
+    plan.evidence["bits"] = to_json(again);
+  }
+  plan.format = format(id, widths);
+  return plan;
+}
+
+void AutoPolicy::choose(int layer, const Widths& widths, Timings& timings) {
   Layer& chosen = chosen_[static_cast<size_t>(layer)];
-  const ChoiceOptions options{.has_bprop = !layers_[static_cast<size_t>(layer)].is_first,
-                              .bfloat16 = allow_bfloat16_,
-                              .between = between_};
-  const Choice choice = fastest(*timings_, layer, widths(layer), options);
+  const Choice choice = fastest(timings, layer, widths, choice_options(layer));
   for (const Gemm gemm : kAllGemms) {
     chosen.is_float[index(gemm)] = choice.gemms[index(gemm)] == GemmArithmetic::kFloat32;
     chosen.is_bfloat16[index(gemm)] = choice.gemms[index(gemm)] == GemmArithmetic::kBFloat16;
   }
-  chosen.measured = widths(layer);
+  chosen.measured = widths;
   chosen.is_chosen = true;
 }
 
@@ -237,7 +326,8 @@ void AutoPolicy::end_step(const StepInfo&, const StepReport&) {
   if (!timings_) return;
   for (size_t i = 0; i < chosen_.size(); ++i) {
     const int layer = static_cast<int>(i);
-    if (!chosen_[i].is_chosen || chosen_[i].measured != widths(layer)) choose(layer);
+    if (!chosen_[i].is_chosen || chosen_[i].measured != widths(layer))
+      choose(layer, widths(layer), *timings_);
   }
 }
 
@@ -249,7 +339,7 @@ RunningRange AutoPolicy::running_range(TensorId id) const {
 nlohmann::json AutoPolicy::state() const {
   nlohmann::json layers = nlohmann::json::array();
   for (const Layer& layer : chosen_) {
-    layers.push_back({{"measured", {layer.measured.w, layer.measured.x, layer.measured.dy}},
+    layers.push_back({{"measured", to_json(layer.measured)},
                       {"chosen", layer.is_chosen},
                       {"float32", layer.is_float},
                       {"bfloat16", layer.is_bfloat16},
@@ -267,8 +357,7 @@ void AutoPolicy::load_state(const nlohmann::json& state) {
   std::vector<Layer> loaded(layers.size());
   for (size_t i = 0; i < layers.size(); ++i) {
     const nlohmann::json& saved = layers[i];
-    const auto measured = saved.at("measured").get<std::array<int, 3>>();
-    loaded[i].measured = {.w = measured[0], .x = measured[1], .dy = measured[2]};
+    loaded[i].measured = widths_from(saved.at("measured"));
     saved.at("chosen").get_to(loaded[i].is_chosen);
     saved.at("float32").get_to(loaded[i].is_float);
     saved.at("bfloat16").get_to(loaded[i].is_bfloat16);

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,8 @@ class AutoPolicy : public Policy {
   void set_timings(std::shared_ptr<Timings> timings) override { timings_ = std::move(timings); }
   TensorPlan plan(TensorId id, const StepInfo& step, TensorProbe& probe) override;
   void end_step(const StepInfo& step, const StepReport& report) override;
+  std::optional<TensorPlan> redecide(TensorId id, const StepInfo& step,
+                                     const nlohmann::json& evidence) override;
   Format evaluation_format(TensorId id) const override;
   RunningRange running_range(TensorId id) const override;
   Between between() const override { return between_; }
@@ -75,10 +78,14 @@ class AutoPolicy : public Policy {
 
   Widths widths(int layer) const;
   int width(int layer, TensorRole role) const;
-  GemmArithmetic arithmetic(int layer, Gemm gemm) const;
-  void choose(int layer);
+  GemmArithmetic arithmetic(int layer, Gemm gemm) const { return arithmetic(layer, gemm, widths(layer)); }
+  GemmArithmetic arithmetic(int layer, Gemm gemm, const Widths& widths) const;
+  Format format(TensorId id, const Widths& widths) const;
+  void choose(int layer, const Widths& widths, Timings& timings);
   void announce(TensorId id, const TensorPlan& measured, TensorPlan& plan);
-  nlohmann::json times_of(TensorId id) const;
+  ChoiceOptions choice_options(int layer) const;
+  nlohmann::json gemms_of(int layer, const Widths& widths) const;
+  nlohmann::json times_of(int layer) const;
 
   AptPolicy apt_;  ///< measures errors; its formats are not used
   bool allow_bfloat16_ = true;

@@ -5,6 +5,7 @@
 #include <map>
 #include <tuple>
 
+#include "bitdial/core/error.h"
 #include "bitdial/policies/registry.h"
 #include "tests/policies/vector_probe.h"
 
@@ -178,6 +179,46 @@ TEST(Auto, MovesAGemmToBFloat16AndSaysWhy) {
   EXPECT_NE(plan.reason.find("fastest"), std::string::npos) << plan.reason;
   EXPECT_EQ(plan.evidence.at("ms").at("WTGRAD").at("int8x16"), 5000.0);
   EXPECT_EQ(plan.evidence.at("ms").at("WTGRAD").at("bfloat16"), 3000.0);
+}
+
+// Every line of a log leads to the same format and GEMMs again, without a network or this machine's times.
+TEST(Auto, DecidesAgainFromDiffsAndTimes) {
+  auto timings = std::make_shared<FakeTimings>();
+  timings->general[GemmArithmetic::kInt8x16] = 5.0;
+  timings->conversion = 0.1;
+  auto policy = make_auto(timings);
+  const auto again = make_auto(nullptr);
+  VectorProbe w(smooth()), x(smooth()), dy(long_tailed());
+  int by_time = 0;
+  for (int64_t step = 0; step < 2; ++step) {
+    for (int layer = 0; layer < 3; ++layer) {
+      const auto plans = run_layer(*policy, layer, step, w, x, dy);
+      for (size_t role = 0; role < plans.size(); ++role) {
+        if (plans[role].reason.empty()) continue;
+        const json evidence = json::parse(plans[role].evidence.dump());
+        const TensorId id{.layer = layer, .role = static_cast<TensorRole>(role)};
+        const auto plan = again->redecide(id, step_at(step), evidence);
+        ASSERT_TRUE(plan.has_value());
+        EXPECT_EQ(plan->format, plans[role].format) << evidence.dump();
+        for (const auto& [key, value] : plan->evidence.items()) EXPECT_EQ(value, evidence.at(key)) << key;
+        by_time += evidence.contains("ms") ? 1 : 0;
+      }
+    }
+    policy->end_step(step_at(step), {});
+  }
+  EXPECT_GT(by_time, 0);
+  json forged = {{"bits", {8, 8, 16}},
+                 {"chosen_for", {8, 8, 16}},
+                 {"gemms", {{"FPROP", "int8"}, {"BPROP", "int16x8"}, {"WTGRAD", "int8x16"}}}};
+  forged["ms"] = {{"FPROP", {{"int8", 1}, {"bfloat16", 3}, {"float32", 6}}},
+                  {"BPROP", {{"int16x8", 2}, {"bfloat16", 3}, {"float32", 6}}},
+                  {"WTGRAD", {{"int8x16", 5}, {"bfloat16", 1}, {"float32", 6}}}};
+  for (const char* tensor : {"w", "x", "dy_bprop"}) forged["ms"][tensor] = {{"codes", 0}, {"bfloat16", 0}};
+  const auto plan = again->redecide({.layer = 1, .role = TensorRole::kGradWtgrad}, step_at(1), forged);
+  EXPECT_EQ(plan->format, Format::bfloat16());
+  EXPECT_EQ(plan->evidence.at("gemms").at("WTGRAD"), "bfloat16");
+  forged.at("ms").erase("x");
+  EXPECT_THROW(again->redecide({.layer = 1, .role = TensorRole::kGradWtgrad}, step_at(1), forged), Error);
 }
 
 // W serves FPROP and BPROP: codes as long as one of them is on integers.

@@ -16,6 +16,7 @@
 #include "bitdial/train/checkpoint.h"
 #include "bitdial/train/checkpoint_folder.h"
 #include "bitdial/train/cost_estimate.h"
+#include "bitdial/train/replay.h"
 
 namespace bitdial::train {
 namespace {
@@ -394,7 +395,10 @@ TEST_F(TrainerTest, LearnsWithTheFastestArithmetic) {
   expect_resume_is_exact(recipe, {3, 2});
   EXPECT_TRUE(measured.empty());
   const auto lines = read_lines(run("whole") / "precision.jsonl");
-  EXPECT_TRUE(lines.front().at("evidence").contains("bits_needed"));
+  EXPECT_TRUE(lines.front().at("evidence").contains("gemms"));
+  const ReplayReport replayed = replay_run(run("whole"));
+  EXPECT_EQ(replayed.replayed, std::ssize(lines));
+  EXPECT_TRUE(replayed.differences.empty()) << "of the choices by time, too";
   const EvaluationReport report = evaluate_checkpoint(run("whole"), {});
   EXPECT_EQ(report.quantized.loss, evaluate_checkpoint(run("parts"), {}).quantized.loss);
 }
