@@ -180,7 +180,8 @@ int64_t MuppetPolicy::epoch_steps(const StepInfo& step) const {
 bool MuppetPolicy::ends_epoch(const StepInfo& step) const { return (step.step + 1) % epoch_steps(step) == 0; }
 
 void MuppetPolicy::end_step(const StepInfo& step, const StepReport& report) {
-  if (!learning_rate_) learning_rate_ = report.learning_rate;
+  follows_schedule_ = follows_schedule_ && report.learning_rate >= learning_rate_.value_or(0.0);
+  if (follows_schedule_) learning_rate_ = report.learning_rate;
   if (!ends_epoch(step)) return;
   if (is_fixed()) {
     end_fixed_epoch((step.step + 1) / epoch_steps(step) - 1);
@@ -254,14 +255,17 @@ void MuppetPolicy::end_float_epoch() {
       return;
     case FloatPhase::Next::kLowerRate:
       *learning_rate_ *= lr_factor_;
+      follows_schedule_ = false;
       return;
     case FloatPhase::Next::kStop:
       stop_ = true;
   }
 }
 
-// Constant in fixed point: the recipe's schedule counts for the first step only.
-RunControl MuppetPolicy::control(const StepInfo&) { return {.learning_rate = learning_rate_, .stop = stop_}; }
+// Constant in fixed point: of the recipe's schedule only the warm-up counts, up to its largest rate.
+RunControl MuppetPolicy::control(const StepInfo&) {
+  return {.learning_rate = follows_schedule_ ? std::nullopt : learning_rate_, .stop = stop_};
+}
 
 std::vector<std::pair<std::string, std::span<float>>> MuppetPolicy::buffers() {
   std::vector<std::pair<std::string, std::span<float>>> all;
@@ -283,6 +287,7 @@ nlohmann::json MuppetPolicy::state() const {
           {"violations", violations_.violations},
           {"float_epochs", float_phase_.epochs},
           {"learning_rate", learning_rate_ ? nlohmann::json(*learning_rate_) : nlohmann::json()},
+          {"follows_schedule", follows_schedule_},
           {"stop", stop_},
           {"squared_norms", std::move(windows)},
           {"announcements", std::move(announcements)}};
@@ -302,6 +307,7 @@ void MuppetPolicy::load_state(const nlohmann::json& state) {
   state.at("float_epochs").get_to(float_phase_.epochs);
   learning_rate_.reset();
   if (!state.at("learning_rate").is_null()) learning_rate_ = state.at("learning_rate").get<double>();
+  follows_schedule_ = state.value("follows_schedule", false);
   state.at("stop").get_to(stop_);
   for (size_t p = 0; p < diversity_.size(); ++p) {
     diversity_[p].restore(windows[p].get<std::vector<double>>());

@@ -86,6 +86,7 @@ class MuppetPolicy : public Policy, public ParameterRule {
   ViolationCount violations_;
   FloatPhase float_phase_;
   std::optional<double> learning_rate_;
+  bool follows_schedule_ = true;  // whose rates still rise: a warm-up
   bool stop_ = false;
   std::vector<GradientDiversity> diversity_;  // per parameter
   struct Announcement {

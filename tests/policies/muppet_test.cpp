@@ -49,7 +49,7 @@ class MuppetRun {
       policy->end_step(step, {.loss = 1.0, .learning_rate = 0.1});
       parameters.write_working(step.step + 1);
       const RunControl control = policy->control(step);
-      rates.push_back(control.learning_rate.value());
+      rates.push_back(control.learning_rate.value_or(0.1));  // or the schedule's
       stopped = stopped || control.stop;
     }
     return rates;
@@ -64,6 +64,23 @@ class MuppetRun {
   ParameterHarness parameters;
   bool stopped = false;
 };
+
+TEST(Muppet, TheRateIsTheLargestOfTheScheduleWhichMayWarmUp) {
+  const auto policy = make_muppet({{"epoch_iterations", 100}});
+  const auto rate_after = [&](int64_t step, double scheduled) {
+    policy->end_step({.step = step}, {.loss = 1.0, .learning_rate = scheduled});
+    return policy->control({.step = step}).learning_rate;
+  };
+  EXPECT_FALSE(rate_after(0, 0.01));
+  EXPECT_FALSE(rate_after(1, 0.05));
+  EXPECT_FALSE(rate_after(2, 0.1));
+  EXPECT_FALSE(rate_after(3, 0.1));
+  EXPECT_EQ(rate_after(4, 0.09), 0.1);
+  const auto again = make_muppet({{"epoch_iterations", 100}});
+  again->load_state(nlohmann::json::parse(policy->state().dump()));
+  EXPECT_EQ(again->control({.step = 5}).learning_rate, 0.1);
+  EXPECT_EQ(rate_after(5, 0.2), 0.1) << "from then on it is the policy's own";
+}
 
 TEST(Muppet, ALevelEndsAfterTwoViolationsAndLastsNineEpochs) {
   // Diverse, then equal gradients: GD falls from 1 to 1/3 and 3 > T at every epoch.
