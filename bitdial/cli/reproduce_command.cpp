@@ -34,6 +34,7 @@ struct ReproduceArguments {
   std::string data_dir;
   std::vector<std::string> settings;
   std::string json_file;
+  double tolerance = 1.0;
 };
 
 std::string number_text(double value) {
@@ -57,10 +58,11 @@ void print_groups() {
 }
 
 /// Prints one group and appends its cells; the number of those that are out.
-int64_t compare(const train::ReproducedGroup& group, nlohmann::ordered_json& json) {
+int64_t compare(const train::ReproducedGroup& group, double tolerance, nlohmann::ordered_json& json) {
   int64_t out = 0;
   Table table({std::string(group.name), "paper", "ours", "difference", "relative", "tolerance", ""});
-  for (const train::ReproducedCell& cell : group.cells()) {
+  for (train::ReproducedCell cell : group.cells()) {
+    cell.tolerance *= tolerance;
     out += cell.ok() ? 0 : 1;
     table.add({cell.name, number_text(cell.paper), number_text(cell.ours),
                fmt::format("{:+.3g}", cell.difference()), relative_text(cell),
@@ -151,7 +153,7 @@ void run_reproduce(const ReproduceArguments& arguments) {
   nlohmann::ordered_json json = nlohmann::ordered_json::array();
   int64_t out = 0;
   for (const train::ReproducedGroup& group : train::reproduced_groups())
-    if (is_all || group.name == arguments.name) out += compare(group, json);
+    if (is_all || group.name == arguments.name) out += compare(group, arguments.tolerance, json);
   const size_t cells = json.size();
   const auto write = [&] {
     if (!arguments.json_file.empty()) write_json_file(arguments.json_file, json, "reproduce");
@@ -194,6 +196,11 @@ void add_reproduce_command(CLI::App& app) {
   command->add_flag("--background", arguments->in_background,
                     "Train in a process of its own that outlives this terminal; its output goes to "
                     "<out>/NAME.log");
+  command
+      ->add_option("--tolerance", arguments->tolerance,
+                   "Multiply the tolerances of all cells; 0: only equal numbers pass")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--json", arguments->json_file,
                       "Write every cell (name, paper, ours, difference, tolerance, ok) to this file");
   command->callback([arguments] {

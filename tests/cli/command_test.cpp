@@ -148,6 +148,11 @@ TEST_F(CommandTest, ComparesPublishedCosts) {
     EXPECT_DOUBLE_EQ(cell.at("difference").get<double>(),
                      cell.at("ours").get<double>() - cell.at("paper").get<double>());
   }
+  // The papers round: no cell of theirs equals ours to the last digit.
+  result = bitdial("reproduce apt-throughput --cost-only --tolerance 0 --json cells.json");
+  EXPECT_EQ(result.code, 1) << result.out;
+  EXPECT_TRUE(contains(result.out, "OUT")) << result.out;
+  EXPECT_EQ(nlohmann::json::parse(slurp(folder_ / "cells.json")).size(), 8U) << "written all the same";
   expect_one_line_error(bitdial("reproduce nothing --cost-only"), 1);
   expect_one_line_error(bitdial("reproduce apt-throughput --cost-only --background"), 1);
   expect_one_line_error(bitdial("reproduce apt-throughput --cost-only --epochs 2"), 2);
