@@ -2,6 +2,7 @@
 """Pictures of training runs, from what a run directory records.
 
     plot_runs.py precision RUN            word lengths by layer over time, and the mean of each operand
+    plot_runs.py gate RUN                 what the gate of dfq or fractrain chose: cost and target, bits, options
     plot_runs.py learning RUN [RUN ...]   loss, test accuracy and mean word length of several runs
     plot_runs.py pairs FOLDER             loss of integer and simulated arithmetic, one panel for each policy
                                           (FOLDER/POLICY-integer, FOLDER/POLICY-simulated: compare_arithmetic.py)
@@ -11,6 +12,7 @@ Needs matplotlib (`pip install matplotlib`).
 import argparse
 import json
 import pathlib
+import re
 import sys
 
 import matplotlib
@@ -73,6 +75,40 @@ def plot_precision(run, output):
     figure.savefig(output, dpi=80)
 
 
+def plot_gate(run, output):
+    choices = [line for line in read_lines(run / "precision.jsonl") if "shares" in line.get("evidence", {})]
+    if not choices:
+        sys.exit(f"plot_runs: the log of {run} has no choices of a gate (policies dfq and fractrain)")
+    at = [line["step"] for line in choices]
+    evidence = [line["evidence"] for line in choices]
+    figure, (cost, bits, options) = plt.subplots(3, 1, figsize=(8, 6.5), sharex=True, constrained_layout=True)
+    cost.plot(at, [one["cp"] for one in evidence], linewidth=1, label="cp")
+    cost.step(at, [one["target"] for one in evidence], where="post", linewidth=1, linestyle="--", label="target")
+    cost.set_ylabel("% of float32's cost")
+    cost.legend(fontsize=7)
+    steps = steps_of(run)
+    for key, style in (("bits_a", "--"), ("bits_dy", ":")):
+        bits.plot([line["step"] for line in steps], [line[f"{key}_by_macs"] for line in steps], style, linewidth=1,
+                  label={"bits_a": "X", "bits_dy": "dY"}[key])
+    bits.set_ylabel("mean bits, by MACs")
+    bits.legend(fontsize=7)
+    names = [f"{x}/{dy}" for x, dy in zip(gate_bits(run, "x"), gate_bits(run, "dy_bprop"))]
+    options.stackplot(at, np.transpose([one["shares"] for one in evidence]), labels=names,
+                      colors=plt.get_cmap("viridis")(np.linspace(0, 1, len(names))))
+    options.legend(fontsize=7, title="bits of X/dY", title_fontsize=7, loc="upper right")
+    options.set_ylabel("share of samples and blocks")
+    options.set_xlabel("step")
+    figure.savefig(output, dpi=80)
+
+
+def gate_bits(run, tensor):
+    """The bits of an operand that a gate chooses among, in the order of its options."""
+    for line in read_lines(run / "precision.jsonl"):
+        if line["tensor"] == tensor and line["reason"].startswith("the gate chooses among"):
+            return re.findall(r"\d+", line["reason"])
+    return []
+
+
 def smooth(values):
     drawn, mean = [], values[0]
     for value in values:
@@ -126,7 +162,7 @@ def plot_pairs(folder, output):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["precision", "learning", "pairs"])
+    parser.add_argument("kind", choices=["precision", "gate", "learning", "pairs"])
     parser.add_argument("runs", nargs="+", type=pathlib.Path, metavar="RUN")
     parser.add_argument("--out", type=pathlib.Path, help="PNG, SVG or PDF file; default: KIND.png")
     arguments = parser.parse_args()
@@ -135,6 +171,8 @@ def main():
         parser.error(f"{arguments.kind} takes one directory, got {len(arguments.runs)}")
     if arguments.kind == "precision":
         plot_precision(arguments.runs[0], output)
+    elif arguments.kind == "gate":
+        plot_gate(arguments.runs[0], output)
     elif arguments.kind == "learning":
         plot_learning(arguments.runs, output)
     else:
