@@ -9,12 +9,14 @@ struct LayerBits {
   double x_wtgrad = 32.0;  ///< of WTGRAD
   double dy_bprop = 32.0;
   double dy_wtgrad = 32.0;
+  /// Where lengths are means over samples: mean of x_wtgrad * dy_wtgrad less the product of their means.
+  double covariance = 0.0;
 
   bool operator==(const LayerBits&) const = default;
 
   /// One length for W and X, one for both gradients.
   static LayerBits shared(double forward, double gradient) {
-    return {forward, forward, forward, gradient, gradient};
+    return {.w = forward, .x = forward, .x_wtgrad = forward, .dy_bprop = gradient, .dy_wtgrad = gradient};
   }
 };
 

@@ -124,6 +124,11 @@ struct GateRequest {
   bool is_exact = true;
   std::vector<int64_t> features{32, 16};  ///< channels of the 1x1 convolutions on a block's pooled input
   int64_t hidden = 16;                    ///< units of the LSTM that all blocks share
+  /// Which options skip the block: its shortcut, or its input, is its output then. Empty: none.
+  std::vector<bool> skips{};
+  bool can_skip(int option) const {
+    return static_cast<size_t>(option) < skips.size() && skips[static_cast<size_t>(option)];
+  }
 };
 
 /// What the gate chose in one forward.
@@ -132,6 +137,9 @@ struct GateUse {
   int blocks = 0;
   int64_t batch = 0;
   double task_loss = 0.0;
+  /// Multiply-accumulates of each block for one sample, those of depth-wise convolutions apart; both empty
+  /// where blocks count alike.
+  std::vector<double> macs{}, depthwise_macs{};
 };
 
 /// How a tensor is to be quantised now. Without `params` the format's own rule applies to the tensor's range.
@@ -294,6 +302,9 @@ class Policy {
   }
   /// The word length to report where one number per tensor says too little.
   virtual std::optional<double> mean_bits(TensorId) const { return std::nullopt; }
+  /// How the bits of a layer's X and dY vary together over samples: mean of their product less the product of
+  /// their means.
+  virtual double bits_covariance(int /*layer*/) const { return 0.0; }
 
   /// The multiply-accumulates of a layer for one sample, when its first forward has shown them.
   virtual void set_macs(int layer, int64_t macs) { layers_.at(static_cast<size_t>(layer)).macs = macs; }

@@ -7,7 +7,7 @@
 namespace bitdial::cost {
 
 double training_factor(const LayerBits& bits) {
-  return bits.w * bits.x + bits.w * bits.dy_bprop + bits.x_wtgrad * bits.dy_wtgrad;
+  return bits.w * bits.x + bits.w * bits.dy_bprop + bits.x_wtgrad * bits.dy_wtgrad + bits.covariance;
 }
 
 double training_factor(double forward, double gradient) {

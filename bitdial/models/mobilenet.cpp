@@ -2,6 +2,7 @@
 // FracTrain experiments (recipes.md, section 1).
 #include <array>
 
+#include "bitdial/core/error.h"
 #include "bitdial/models/network.h"
 
 namespace bitdial::models {
@@ -40,6 +41,13 @@ class InvertedResidual : public torch::nn::Module {
     return stage.add_block(project_.conv, project_.norm, nn::Activation::kNone, y, residual);
   }
 
+  /// The block on its own, for a gate; without its multiply-accumulates.
+  nn::GatedBlock gated() const {
+    nn::GatedBlock alone{.in_channels = expand_.conv->options.in_channels()};
+    add_to(alone.block, alone.block.add_input());
+    return alone;
+  }
+
  private:
   struct Layers {
     nn::Conv2d conv{nullptr};
@@ -66,24 +74,55 @@ class MobileNetV2 : public Network {
   explicit MobileNetV2(const Options& options) {
     input_size_ = models::input_size(options, 3, 32);
     LayerFactory make(input_size_, options);
-    nn::Stage::Value x = add_conv(make, "1", 32, 3, stage_.add_input());
+    const Layers stem = add_conv(make, "1", 32, 3);
+    stem.add_to(stem_, stem_.add_input());
+    nn::Stage::Value x = stem.add_to(stage_, stage_.add_input());
     x = add_blocks(make, options.zero_last_gamma, x);
-    stage_.add_average_pool(add_conv(make, "2", 1280, 1, x));
+    const Layers head = add_conv(make, "2", 1280, 1);
+    head_.add_average_pool(head.add_to(head_, head_.add_input()));
+    stage_.add_average_pool(head.add_to(stage_, x));
     make.global_avg_pool("avgpool");
     linear_ = register_module("linear", make.linear("linear", options.classes));
     table_ = make.take_table();
+    if (options.gate) add_gate(*options.gate);
   }
 
-  torch::Tensor forward(torch::Tensor x) override { return linear_->forward(stage_.forward({x})); }
+  torch::Tensor forward(torch::Tensor x) override {
+    if (!has_gate()) return linear_->forward(stage_.forward({x}));
+    return linear_->forward(head_.forward({gate_->forward(stem_.forward({x}))}));
+  }
 
  private:
-  nn::Stage::Value add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel,
-                            nn::Stage::Value x) {
-    nn::Conv2d conv = make.conv("conv" + number, channels, kernel, 1, kernel / 2, false);
-    torch::nn::AnyModule norm = make.norm("bn" + number);
-    register_module("conv" + number, conv);
-    register_module("bn" + number, norm.ptr());
-    return stage_.add_block(conv, norm, nn::Activation::kRelu, x);
+  // As FracTrain's code: a gate on each of the 17 blocks, what they cost by their multiply-accumulates. After
+  // all other parameters, which are drawn as without a gate.
+  void add_gate(const GateRequest& request) {
+    require(std::ranges::find(request.skips, true) == request.skips.end(), "models",
+            "the blocks of mobilenet-v2-cifar cannot be skipped: give every option its bits");
+    std::vector<nn::GatedBlock> gated;
+    for (const auto& block : blocks_) {
+      const std::string prefix = "layers." + std::to_string(gated.size()) + ".";
+      nn::GatedBlock& one = gated.emplace_back(block->gated());
+      for (const LayerRow& row : table_) {
+        if (row.name.starts_with(prefix)) (row.groups > 1 ? one.depthwise_macs : one.macs) += row.macs;
+      }
+    }
+    gate_ = register_module("gate", nn::PrecisionGate(request, std::move(gated)));
+  }
+
+  struct Layers {
+    nn::Conv2d conv{nullptr};
+    torch::nn::AnyModule norm;
+    nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
+      return stage.add_block(conv, norm, nn::Activation::kRelu, x);
+    }
+  };
+
+  Layers add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel) {
+    Layers layers{make.conv("conv" + number, channels, kernel, 1, kernel / 2, false),
+                  make.norm("bn" + number)};
+    register_module("conv" + number, layers.conv);
+    register_module("bn" + number, layers.norm.ptr());
+    return layers;
   }
 
   nn::Stage::Value add_blocks(LayerFactory& make, bool zero_gamma, nn::Stage::Value x) {
@@ -104,6 +143,7 @@ class MobileNetV2 : public Network {
         auto block = std::make_shared<InvertedResidual>(make, prefix, group.expansion, group.channels,
                                                         i == 0 ? group.stride : 1, zero_gamma);
         x = block->add_to(stage_, x);
+        blocks_.push_back(block);
         list->push_back(std::move(block));
       }
     }
@@ -113,6 +153,8 @@ class MobileNetV2 : public Network {
 
   nn::Linear linear_{nullptr};
   nn::Stage stage_;  // everything before the last layer
+  std::vector<std::shared_ptr<InvertedResidual>> blocks_;
+  nn::Stage stem_, head_;  // with a gate: what is before and behind the blocks
 };
 
 }  // namespace

@@ -38,13 +38,17 @@ class ResidualBlock : public torch::nn::Module {
     }
   }
 
-  /// The block on its own, for a gate.
-  nn::Stage stage() const {
-    nn::Stage alone;
-    add_to(alone, alone.add_input());
+  /// The block on its own, for a gate. All blocks count alike in its cost, as released.
+  nn::GatedBlock gated() const {
+    nn::GatedBlock alone{.in_channels = main_.front().conv->options.in_channels()};
+    add_to(alone.block, alone.block.add_input());
+    if (!shortcut_.conv.is_empty()) {
+      alone.shortcut.emplace();
+      alone.shortcut->add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone,
+                                alone.shortcut->add_input());
+    }
     return alone;
   }
-  int64_t in_channels() const { return main_.front().conv->options.in_channels(); }
 
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
     nn::Stage::Value y = x;
@@ -139,25 +143,15 @@ class ResNet : public Network {
   }
 
   torch::Tensor forward(torch::Tensor x) override {
-    return fc_->forward(has_gate() ? forward_gated(x).mean({2, 3}) : stage_.forward({x}));
+    return fc_->forward(has_gate() ? gate_->forward(stem_.forward({x})).mean({2, 3}) : stage_.forward({x}));
   }
 
  private:
   // After all other parameters: they are drawn as without a gate.
   void add_gate(const GateRequest& request) {
-    std::vector<int64_t> channels;
-    for (const auto& block : blocks_) {
-      channels.push_back(block->in_channels());
-      gated_.push_back(block->stage());
-    }
-    gate_ = register_module("gate", nn::PrecisionGate(request, channels));
-  }
-
-  torch::Tensor forward_gated(torch::Tensor x) {
-    gate_->begin();
-    x = stem_.forward({x});
-    for (const nn::Stage& block : gated_) x = gate_->run(block, x, gate_->choose(x));
-    return x;
+    std::vector<nn::GatedBlock> gated;
+    for (const auto& block : blocks_) gated.push_back(block->gated());
+    gate_ = register_module("gate", nn::PrecisionGate(request, std::move(gated)));
   }
 
   nn::Stage::Value add_stage(LayerFactory& make, const ResNetShape& shape, size_t stage, double last_gamma,
@@ -182,8 +176,7 @@ class ResNet : public Network {
   nn::Linear fc_{nullptr};
   nn::Stage stage_;  // everything before the last layer
   std::vector<std::shared_ptr<ResidualBlock>> blocks_;
-  nn::Stage stem_;                // with a gate: everything before the blocks,
-  std::vector<nn::Stage> gated_;  // and each block
+  nn::Stage stem_;  // with a gate: everything before the blocks
 };
 
 }  // namespace

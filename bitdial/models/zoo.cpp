@@ -88,11 +88,10 @@ std::shared_ptr<Network> make(std::string_view name, const Options& options) {
   }
   if (options.linear_std > 0.0) init_last_linear(*network, options.linear_std);
   require(!options.gate || network->has_gate(), "models",
-          "{} has no residual blocks, which the policy's gate acts on (use a ResNet)", name);
+          "{} has no residual blocks, which the policy's gate acts on (use a ResNet or mobilenet-v2-cifar)",
+          name);
   return network;
 }
-
-bool has_residual_blocks(std::string_view name) { return name.starts_with("resnet"); }
 
 std::vector<LayerRow> layer_table(std::string_view name, const Options& options) {
   if (name == "pan-x4") {

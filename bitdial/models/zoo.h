@@ -78,9 +78,6 @@ std::span<const std::string_view> names();
 /// nearest name when `name` is unknown.
 std::shared_ptr<Network> make(std::string_view name, const Options& options = {});
 
-/// Whether a gate (Options::gate) finds blocks to act on.
-bool has_residual_blocks(std::string_view name);
-
 /// Networks that are known by their layers alone: layer_table has them, make refuses them. "pan-x4".
 std::span<const std::string_view> table_only_names();
 

@@ -66,6 +66,7 @@ std::vector<LayerBits> SessionCore::layer_bits() const {
     bits.x_wtgrad = bits_of(l, TensorRole::kInputWtgrad, TensorRole::kInput);
     bits.dy_bprop = bits_of(l, TensorRole::kGradBprop, TensorRole::kGradWtgrad);
     bits.dy_wtgrad = bits_of(l, TensorRole::kGradWtgrad, TensorRole::kGradBprop);
+    bits.covariance = policy_->bits_covariance(static_cast<int>(l));
     all.push_back(bits);
   }
   return all;

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -23,37 +24,46 @@ struct DfqDefaults {
   std::string form = "block";
 };
 
-DfqDefaults imagenet_defaults() {
-  return {.activation = {3, 4, 6, 8},
-          .gradient = {6, 8, 12, 16},
-          .weight = 6,
-          .features = {40},
-          .hidden = 20,
-          .form = "operand"};
-}
+const DfqDefaults kCifar{};
+const DfqDefaults kMobileNetV2{.features = {64, 32}, .hidden = 32};
+const DfqDefaults kImageNet{.activation = {3, 4, 6, 8},
+                            .gradient = {6, 8, 12, 16},
+                            .weight = 6,
+                            .features = {40},
+                            .hidden = 20,
+                            .form = "operand"};
 
 }  // namespace
 
 DfqPolicy::DfqPolicy(OptionReader& options) : DfqPolicy(options, {.target = 3.0, .middle = "tenth"}) {}
 
-DfqPolicy::DfqPolicy(OptionReader& options, const Released& released) : quantizer_(options) {
-  is_imagenet_ = options.choice<bool>("preset", "cifar", {{"cifar", false}, {"imagenet", true}},
-                                      "the released settings for CIFAR or ImageNet: defaults of the "
-                                      "options, W's bits, the gate's sizes and form");
-  const DfqDefaults defaults = is_imagenet_ ? imagenet_defaults() : DfqDefaults{};
+DfqPolicy::Preset DfqPolicy::read_preset(OptionReader& options) {
+  return options.choice<Preset>(
+      "preset", "cifar",
+      {{"cifar", Preset::kCifar}, {"mobilenet-v2", Preset::kMobileNetV2}, {"imagenet", Preset::kImageNet}},
+      "the released settings for CIFAR ResNets, MobileNetV2 or ImageNet: defaults of the options, W's bits, "
+      "the gate's sizes and form");
+}
+
+DfqPolicy::DfqPolicy(OptionReader& options, const Released& released)
+    : preset_(read_preset(options)),
+      quantizer_(options, preset_ == Preset::kImageNet ? SharedLayers::kImageNet : SharedLayers::kAuto) {
+  const DfqDefaults& defaults = preset_ == Preset::kImageNet      ? kImageNet
+                                : preset_ == Preset::kMobileNetV2 ? kMobileNetV2
+                                                                  : kCifar;
   const auto activation =
-      options.integers("activation_options", defaults.activation, 2, 16, "bits of X, one per option");
-  const auto gradient =
-      options.integers("gradient_options", defaults.gradient, 2, 32, "bits of dY, one per option");
-  require(activation.size() == gradient.size(), "policies",
-          "{} activation_options and {} gradient_options do not make pairs", activation.size(),
-          gradient.size());
-  for (size_t i = 0; i < activation.size(); ++i) choices_.push_back({activation[i], gradient[i]});
+      options.integers("activation_options", defaults.activation, 0, 16,
+                       "bits of X (2-16), one per option; 0, with 0 bits of dY: the block is skipped");
+  const auto gradient = options.integers("gradient_options", defaults.gradient, 0, 32,
+                                         "bits of dY (2-32), one per option; 0: the block is skipped");
+  keep_choices(activation, gradient);
   weight_bits_ = options.integer("weight_bits", defaults.weight, 2, 16, "word length of W, constant");
-  request_.options = static_cast<int>(choices_.size());
   request_.form = options.choice<GateForm>(
       "gate_form", defaults.form, {{"block", GateForm::kBlock}, {"operand", GateForm::kOperand}},
       "a block runs once per option and its outputs are mixed, or the operands of its products are mixed");
+  require(
+      request_.form == GateForm::kBlock || std::ranges::find(request_.skips, true) == request_.skips.end(),
+      "policies", "an option of 0 bits skips its block, which gate_form = \"operand\" cannot");
   request_.is_exact = options.choice<bool>(
       "gate", "exact", {{"exact", true}, {"chosen", false}},
       "the gate learns from all options, or each sample runs its own only and the gate learns from that");
@@ -76,6 +86,21 @@ DfqPolicy::DfqPolicy(OptionReader& options, const Released& released) : quantize
                                    "samples that the cost is divided by (released: 128); 0: the batch's own");
   log_every_ = options.integer("log_every", 390, 1, 1 << 30, "steps between two lines on the gate's choices");
   keep_options(options);
+}
+
+void DfqPolicy::keep_choices(const std::vector<int>& activation, const std::vector<int>& gradient) {
+  require(activation.size() == gradient.size(), "policies",
+          "{} activation_options and {} gradient_options do not make pairs", activation.size(),
+          gradient.size());
+  for (size_t i = 0; i < activation.size(); ++i) {
+    const bool is_skip = activation[i] == 0 && gradient[i] == 0;
+    require(is_skip || (activation[i] >= 2 && gradient[i] >= 2), "policies",
+            "option {} of the gate has {} bits of X and {} of dY: expected at least 2 in both, or 0 in both",
+            i + 1, activation[i], gradient[i]);
+    choices_.push_back({activation[i], gradient[i]});
+    request_.skips.push_back(is_skip);
+  }
+  request_.options = static_cast<int>(choices_.size());
 }
 
 void DfqPolicy::attach(std::span<const LayerInfo> layers) {
@@ -117,17 +142,25 @@ std::optional<TensorPlan> DfqPolicy::redecide(TensorId id, const StepInfo&, cons
   TensorPlan plan;
   plan.format = evaluation_format(id);
   if (!evidence.contains("shares")) return plan;
-  const auto shares = evidence.at("shares").get<std::vector<double>>();
-  require(shares.size() == choices_.size(), "dfq", "the log has {} options, the recipe {}", shares.size(),
-          choices_.size());
-  double cost = 0.0;
-  for (size_t k = 0; k < shares.size(); ++k) cost += shares[k] * dfq::cost_percent(choices_[k], weight_bits_);
   const double target = target_again(evidence);
-  // A nominal batch is not that of the shares: cp is then the logged one.
-  if (nominal_batch_ == 0) plan.evidence["cp"] = cost;
+  plan.evidence["cp"] = cost_again(evidence);
   plan.evidence["target"] = target;
   plan.evidence["r"] = dfq::sign_of(evidence.at("cp").get<double>(), target, relax_, middle_);
   return plan;
+}
+
+double DfqPolicy::cost_again(const nlohmann::json& evidence) const {
+  const char* key = evidence.contains("weighted_shares") ? "weighted_shares" : "shares";
+  const auto shares = evidence.at(key).get<std::vector<double>>();
+  require(shares.size() == choices_.size(), "dfq", "the log has {} options, the recipe {}", shares.size(),
+          choices_.size());
+  // A batch of 1 on one block of size 1 that stands for all.
+  double samples = 1.0;
+  if (nominal_batch_ > 0) samples = evidence.at("batch").get<double>() / nominal_batch_;
+  std::vector<double> all;
+  for (const double share : shares) all.push_back(samples * share);
+  return dfq::cost_percent(all, choices_, weight_bits_, 1.0,
+                           {.sizes = {1.0}, .constant = evidence.value("constant", 0.0)});
 }
 
 std::string DfqPolicy::why(TensorId id, const Format& format) const {
@@ -136,29 +169,59 @@ std::string DfqPolicy::why(TensorId id, const Format& format) const {
   if (is_weight(id.role)) return "the same in every option";
   std::vector<int> bits;
   for (int option = 0; option < request_.options; ++option) {
-    bits.push_back(evaluation_format({id.layer, id.role, option}).word_length);
+    bits.push_back(request_.can_skip(option) ? 0
+                                             : evaluation_format({id.layer, id.role, option}).word_length);
   }
   return fmt::format("the gate chooses among {} bits", fmt::join(bits, ", "));
 }
 
 nlohmann::json DfqPolicy::numbers() const {
-  return {{"cp", last_.cost},   {"target", target_},      {"r", last_.r},
-          {"term", last_.term}, {"shares", last_.shares}, {"beta", beta_}};
+  nlohmann::json all = {{"cp", last_.cost},   {"target", target_},      {"r", last_.r},
+                        {"term", last_.term}, {"shares", last_.shares}, {"beta", beta_}};
+  if (!last_.weighted_shares.empty()) {
+    all["weighted_shares"] = last_.weighted_shares;
+    all["constant"] = last_.constant;
+  }
+  if (nominal_batch_ > 0) all["batch"] = last_.batch;
+  return all;
 }
 
-// L = L_task + r beta C with C = sum over blocks, options and samples of m cost(option).
+dfq::BlockSizes DfqPolicy::sizes_of(const GateUse& use) const {
+  const auto count = static_cast<size_t>(use.blocks);
+  if (use.macs.empty()) return {.sizes = std::vector<double>(count, 1.0)};
+  dfq::BlockSizes blocks{.sizes = use.macs};
+  for (size_t i = 0; i < count; ++i) {
+    if (quantizer_.fixes_depthwise()) {
+      blocks.constant += dfq::depthwise_cost(use.depthwise_macs.at(i));
+    } else {
+      blocks.sizes[i] += use.depthwise_macs.at(i);
+    }
+  }
+  return blocks;
+}
+
+// L = L_task + r beta C / mean(O) with C = sum over blocks, options and samples of m cost(option) O.
 std::vector<double> DfqPolicy::weigh_gate(const GateUse& use, const StepInfo& step) {
-  const double batch = nominal_batch_ > 0 ? nominal_batch_ : static_cast<double>(use.batch);
-  last_.cost = dfq::cost_percent(use.samples, choices_, weight_bits_, batch);
+  const dfq::BlockSizes blocks = sizes_of(use);
+  const double all = blocks.sum();
+  const double mean = all / use.blocks;
+  last_.batch = static_cast<double>(use.batch);
+  last_.cost = dfq::cost_percent(use.samples, choices_, weight_bits_,
+                                 nominal_batch_ > 0 ? nominal_batch_ : last_.batch, blocks);
   last_.r = dfq::sign_of(last_.cost, target_, relax_, middle_);
-  last_.term = 0.0;
+  // The constant moves no choice, but the cap sees it.
+  last_.term = last_.r * beta_ * last_.batch * blocks.constant / mean;
+  last_.constant = blocks.constant / all;
   last_.shares.assign(choices_.size(), 0.0);
+  last_.weighted_shares.assign(use.macs.empty() ? 0 : choices_.size(), 0.0);
   std::vector<double> weights(use.samples.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     const size_t option = i % choices_.size();
-    weights[i] = last_.r * beta_ * dfq::cost_of(choices_[option], weight_bits_).sum();
+    const double size = blocks.sizes[i / choices_.size()];
+    weights[i] = last_.r * beta_ * dfq::cost_of(choices_[option], weight_bits_).sum() * size / mean;
     last_.term += weights[i] * use.samples[i];
-    last_.shares[option] += use.samples[i] / static_cast<double>(use.batch * use.blocks);
+    last_.shares[option] += use.samples[i] / (last_.batch * use.blocks);
+    if (!use.macs.empty()) last_.weighted_shares[option] += use.samples[i] * size / (last_.batch * all);
   }
   const double most = use.task_loss / 10.0;
   if (is_capped_ && std::fabs(last_.term) > most) {
@@ -171,9 +234,12 @@ std::vector<double> DfqPolicy::weigh_gate(const GateUse& use, const StepInfo& st
   return weights;
 }
 
+bool DfqPolicy::is_chosen(int layer) const {
+  return !last_.shares.empty() && is_gated_.at(static_cast<size_t>(layer)) && !quantizer_.is_fixed(layer);
+}
+
 std::optional<double> DfqPolicy::mean_bits(TensorId id) const {
-  if (is_weight(id.role) || last_.shares.empty()) return std::nullopt;
-  if (!is_gated_.at(static_cast<size_t>(id.layer)) || !quantizer_.quantizes(id.layer)) return std::nullopt;
+  if (is_weight(id.role) || !is_chosen(id.layer)) return std::nullopt;
   double bits = 0.0;
   for (size_t i = 0; i < choices_.size(); ++i) {
     bits += last_.shares[i] * (is_activation(id.role) ? choices_[i].activation : choices_[i].gradient);
@@ -181,11 +247,29 @@ std::optional<double> DfqPolicy::mean_bits(TensorId id) const {
   return bits;
 }
 
+double DfqPolicy::bits_covariance(int layer) const {
+  if (!is_chosen(layer)) return 0.0;
+  double product = 0.0, x = 0.0, dy = 0.0;
+  for (size_t i = 0; i < choices_.size(); ++i) {
+    product += last_.shares[i] * choices_[i].activation * choices_[i].gradient;
+    x += last_.shares[i] * choices_[i].activation;
+    dy += last_.shares[i] * choices_[i].gradient;
+  }
+  return product - x * dy;
+}
+
 nlohmann::json DfqPolicy::state() const {
-  return {{"announced", announced_}, {"gated", is_gated_},
-          {"cp", last_.cost},        {"r", last_.r},
-          {"term", last_.term},      {"shares", last_.shares},
-          {"report", report_},       {"wants_report", wants_report_}};
+  return {{"announced", announced_},
+          {"gated", is_gated_},
+          {"cp", last_.cost},
+          {"r", last_.r},
+          {"term", last_.term},
+          {"shares", last_.shares},
+          {"batch", last_.batch},
+          {"constant", last_.constant},
+          {"weighted_shares", last_.weighted_shares},
+          {"report", report_},
+          {"wants_report", wants_report_}};
 }
 
 void DfqPolicy::load_state(const nlohmann::json& state) {
@@ -198,6 +282,9 @@ void DfqPolicy::load_state(const nlohmann::json& state) {
   state.at("r").get_to(last_.r);
   state.at("term").get_to(last_.term);
   state.at("shares").get_to(last_.shares);
+  state.at("batch").get_to(last_.batch);
+  state.at("constant").get_to(last_.constant);
+  state.at("weighted_shares").get_to(last_.weighted_shares);
   report_ = state.at("report");
   state.at("wants_report").get_to(wants_report_);
 }

@@ -11,7 +11,7 @@ namespace bitdial::policies {
 /// DFQ, the input-adaptive half of FracTrain (Fu et al. 2020; dfq_rule.h has its formulas): a gate chooses
 /// for each residual block and sample one of K pairs (bits of X, bits of dY); W has constant bits. A term of
 /// the loss holds the average cost at a target percentage of float32's. Layers outside of residual blocks
-/// stay in float32.
+/// stay in float32; depth-wise convolutions have 8 bits forward and 16 bits gradient.
 class DfqPolicy : public Policy {
  public:
   explicit DfqPolicy(OptionReader& options);
@@ -27,6 +27,7 @@ class DfqPolicy : public Policy {
   std::optional<GateRequest> gate() const override { return request_; }
   std::vector<double> weigh_gate(const GateUse& use, const StepInfo& step) override;
   std::optional<double> mean_bits(TensorId id) const override;
+  double bits_covariance(int layer) const override;
   nlohmann::json state() const override;
   void load_state(const nlohmann::json& state) override;
 
@@ -45,7 +46,7 @@ class DfqPolicy : public Policy {
   };
   DfqPolicy(OptionReader& options, const Released& released);
 
-  bool is_imagenet() const { return is_imagenet_; }
+  bool is_imagenet() const { return preset_ == Preset::kImageNet; }
   void set_target(double percent) { target_ = percent; }
   /// The next batch's plans carry the gate's numbers.
   void report() { wants_report_ = true; }
@@ -56,18 +57,29 @@ class DfqPolicy : public Policy {
   void keep_options(const OptionReader& options) { options_ = options.resolved(); }
 
  private:
+  enum class Preset : uint8_t { kCifar, kMobileNetV2, kImageNet };
   struct Last {
     double cost = 0.0;
     double r = 0.0;
     double term = 0.0;           // of the loss
     std::vector<double> shares;  // of the choices, by option
+    // What else the cost follows from. Blocks of unequal size: the shares weighted by it, and what does not
+    // depend on them, relative to the size of all blocks.
+    std::vector<double> weighted_shares;
+    double constant = 0.0;
+    double batch = 0.0;
   };
 
+  static Preset read_preset(OptionReader& options);
+  void keep_choices(const std::vector<int>& activation, const std::vector<int>& gradient);
+  dfq::BlockSizes sizes_of(const GateUse& use) const;
+  bool is_chosen(int layer) const;
+  double cost_again(const nlohmann::json& evidence) const;
   std::string why(TensorId id, const Format& format) const;
 
+  Preset preset_;
   SharedQuantizer quantizer_;
   nlohmann::json options_;
-  bool is_imagenet_ = false;
   GateRequest request_;
   std::vector<dfq::Option> choices_;
   int weight_bits_;

@@ -1,5 +1,7 @@
 #include "bitdial/policies/dfq_rule.h"
 
+#include <numeric>
+
 #include "bitdial/core/error.h"
 
 namespace bitdial::policies::dfq {
@@ -13,16 +15,21 @@ double cost_percent(Option option, int weight_bits) {
   return 100.0 * cost_of(option, weight_bits).sum() / 3.0;
 }
 
+double BlockSizes::sum() const { return std::accumulate(sizes.begin(), sizes.end(), 0.0); }
+
+double depthwise_cost(double macs) { return macs * cost_of({.activation = 8, .gradient = 16}, 8).sum(); }
+
 double cost_percent(std::span<const double> samples, std::span<const Option> options, int weight_bits,
-                    double batch) {
-  require(!options.empty() && !samples.empty() && samples.size() % options.size() == 0, "dfq",
-          "{} choices cannot belong to blocks of {} options", samples.size(), options.size());
-  double cost = 0.0;
+                    double batch, const BlockSizes& blocks) {
+  require(!samples.empty() && samples.size() == blocks.sizes.size() * options.size(), "dfq",
+          "{} choices cannot belong to {} blocks of {} options", samples.size(), blocks.sizes.size(),
+          options.size());
+  double cost = batch * blocks.constant;
   for (size_t i = 0; i < samples.size(); ++i) {
-    cost += samples[i] * cost_of(options[i % options.size()], weight_bits).sum();
+    const Option option = options[i % options.size()];
+    cost += samples[i] * cost_of(option, weight_bits).sum() * blocks.sizes[i / options.size()];
   }
-  const auto blocks = static_cast<double>(samples.size() / options.size());
-  return 100.0 * cost / (batch * 3.0 * blocks);
+  return 100.0 * cost / (batch * (3.0 * blocks.sum() + blocks.constant));
 }
 
 double sign_of(double cost, double target, double relax, Middle middle) {

@@ -7,7 +7,7 @@
 /// Temporally and Spatially for Efficient DNN Training", NeurIPS 2020, arXiv 2012.13113).
 namespace bitdial::policies::dfq {
 
-/// What a gate chooses between: bits of X and of dY.
+/// What a gate chooses between: bits of X and of dY; 0 and 0: the block is skipped.
 struct Option {
   int activation = 8;
   int gradient = 8;
@@ -24,9 +24,21 @@ OptionCost cost_of(Option option, int weight_bits);
 /// Percent of float32's cost when every sample takes this option.
 double cost_percent(Option option, int weight_bits);
 
-/// The same of `samples[block][option]`, the choices of a batch of `batch` samples; blocks count alike.
+/// What the blocks behind a gate weigh in the cost of a sample.
+struct BlockSizes {
+  std::vector<double> sizes;  ///< O: 1 each, or multiply-accumulates
+  /// Cost that no option changes, in the unit of O and already relative to float32: MobileNetV2's depth-wise
+  /// convolutions. It counts above and below the fraction, as in the released code.
+  double constant = 0.0;
+  double sum() const;
+};
+
+/// The cost of depth-wise convolutions with this many multiply-accumulates: 8 bits forward, 16 gradient.
+double depthwise_cost(double macs);
+
+/// Percent of float32's cost of `samples[block][option]`, the choices of `batch` samples.
 double cost_percent(std::span<const double> samples, std::span<const Option> options, int weight_bits,
-                    double batch);
+                    double batch, const BlockSizes& blocks);
 
 /// How r follows from the cost near the target: DFQ's script, or FracTrain's for CIFAR.
 enum class Middle { kTenth, kZero };

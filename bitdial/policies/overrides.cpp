@@ -101,6 +101,11 @@ class OverridePolicy : public Policy {
   }
 
   std::optional<double> mean_bits(TensorId id) const override { return of(id).mean_bits(id); }
+  double bits_covariance(int layer) const override {
+    // Only if one policy has both operands: bits of different policies are independent.
+    const Policy& x = of({.layer = layer, .role = TensorRole::kInputWtgrad});
+    return &x == &of({.layer = layer, .role = TensorRole::kGradWtgrad}) ? x.bits_covariance(layer) : 0.0;
+  }
 
   void set_macs(int layer, int64_t macs) override {
     for (const auto& policy : policies_) policy->set_macs(layer, macs);

@@ -60,8 +60,8 @@ std::vector<bool> float_layers(SharedLayers rule, std::span<const LayerInfo> lay
   return is_float;
 }
 
-SharedQuantizer::SharedQuantizer(OptionReader& options)
-    : rule_(options.choice<SharedLayers>("layers", "auto",
+SharedQuantizer::SharedQuantizer(OptionReader& options, SharedLayers layers)
+    : rule_(options.choice<SharedLayers>("layers", layers == SharedLayers::kImageNet ? "imagenet" : "auto",
                                          {{"auto", SharedLayers::kAuto},
                                           {"cifar", SharedLayers::kCifar},
                                           {"imagenet", SharedLayers::kImageNet},

@@ -44,7 +44,8 @@ enum class SharedLayers : uint8_t {
 /// `running_start`.
 class SharedQuantizer {
  public:
-  explicit SharedQuantizer(OptionReader& options);
+  /// `layers`: the option's default.
+  explicit SharedQuantizer(OptionReader& options, SharedLayers layers = SharedLayers::kAuto);
 
   void attach(std::span<const LayerInfo> layers);
 
@@ -54,6 +55,8 @@ class SharedQuantizer {
   /// True for a layer whose bits the policy does not choose: it stays in float32, or is depth-wise with its
   /// fixed 8 bits forward and 16 bits gradient (DWS_BITS and DWS_GRAD_BITS of FracTrain's code).
   bool is_fixed(int layer) const;
+  /// Whether depth-wise convolutions have these.
+  bool fixes_depthwise() const { return depthwise_is_fixed_; }
 
   /// What a layer gets when the policy wants `wanted`.
   SharedBits bits(int layer, SharedBits wanted) const;

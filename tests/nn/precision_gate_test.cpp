@@ -70,14 +70,15 @@ struct GatedNet : torch::nn::Module {
     register_module("norm2", norm2.ptr());
     const auto x = block.add_input();
     block.add_block(conv2, norm2, Activation::kRelu, block.add_block(conv1, norm1, Activation::kRelu, x), x);
-    gate = register_module("gate", PrecisionGate(request, std::vector<int64_t>{8}));
+    gate = register_module(
+        "gate", PrecisionGate(request, std::vector<GatedBlock>{{.in_channels = 8, .block = block}}));
   }
   Tensor forward(const Tensor& x) {
     gate->begin();
     const Tensor y = stem->forward(x).relu();
     m = gate->choose(y);
     if (m.requires_grad()) m.retain_grad();
-    return gate->run(block, y, m);
+    return gate->run(0, y, m);
   }
 
   Conv2d stem{nullptr}, conv1{nullptr}, conv2{nullptr};
@@ -131,6 +132,35 @@ Outcome train_once(const nlohmann::json& options, const SessionOptions& session_
     if (item.key() == "head.weight") outcome.d_head = item.value().grad();
   }
   return outcome;
+}
+
+// Task losses of plain SGD steps.
+std::vector<double> train_steps(const nlohmann::json& options, const SessionOptions& session_options,
+                                int64_t steps) {
+  const auto policy = make_dfq(options);
+  GatedNet net(*policy->gate());
+  spread_choices(*net.gate);
+  Session session(policy, session_options);
+  session.attach(net);
+  torch::optim::SGD optimizer(net.parameters(), torch::optim::SGDOptions(0.05));
+  std::vector<double> losses;
+  for (int64_t i = 0; i < steps; ++i) {
+    const StepInfo step{.step = i, .total_steps = steps};
+    session.begin_step(step);
+    optimizer.zero_grad();
+    Tensor y;
+    {
+      const ForwardScope scope(session);
+      y = net.forward(images());
+    }
+    const Tensor loss = y.square().mean();
+    losses.push_back(loss.item<double>());
+    const Tensor total = loss + net.gate->cost(session.policy(), step, losses.back());
+    total.backward();
+    optimizer.step();
+    session.end_step(step, {.loss = total.item<double>()});
+  }
+  return losses;
 }
 
 double relative(const Tensor& got, const Tensor& want) {
@@ -229,6 +259,47 @@ TEST(PrecisionGate, IntegerAndSimulatedAgree) {
     EXPECT_LE(relative(got.y, want.y), 1e-4) << form << gate;
     EXPECT_LE(relative(got.d_conv1, want.d_conv1), 0.02) << form << gate;
     EXPECT_LE(relative(got.dm, want.dm), 1e-2) << form << gate;
+  }
+}
+
+// Both arithmetics go the same way for several updates: same choices, losses side by side.
+TEST(PrecisionGate, IntegerAndSimulatedTrainAlike) {
+  for (const auto& [form, gate] : {std::tuple("block", "exact"), {"operand", "exact"}, {"block", "chosen"}}) {
+    const nlohmann::json options = {{"gate_form", form}, {"gate", gate}};
+    const SessionOptions simulated{.arithmetic = Arithmetic::kSimulated,
+                                   .reduced_axis = ReducedAxis::kRequantise};
+    const std::vector<double> want = train_steps(options, simulated, 6);
+    const std::vector<double> got = train_steps(options, {}, 6);
+    EXPECT_LT(want.back(), want.front()) << "it learns";
+    for (size_t i = 0; i < want.size(); ++i)
+      EXPECT_NEAR(got[i], want[i], 0.02 * want[0]) << form << gate << i;
+  }
+}
+
+// Samples that skip go around the block, the others through it, each with its place and its gradient.
+TEST(PrecisionGate, SkippedSamplesKeepTheirInput) {
+  for (const char* gate : {"exact", "chosen"}) {
+    const auto policy =
+        make_dfq({{"activation_options", {0, 6}}, {"gradient_options", {0, 8}}, {"gate", gate}});
+    GatedNet net(*policy->gate());
+    spread_choices(*net.gate);
+    Session session(policy);
+    session.attach(net);
+    session.begin_step({});
+    const Tensor y = net.forward(images());
+    const Tensor choice = net.m.detach().argmax(1);
+    ASSERT_GT(choice.sum().item<int64_t>(), 0);
+    ASSERT_LT(choice.sum().item<int64_t>(), 12);
+    y.square().mean().backward();
+    for (const Tensor& gradient : {net.m.grad(), net.stem->weight.grad(), net.conv1->weight.grad()}) {
+      EXPECT_GT(gradient.abs().sum().item<double>(), 0.0);
+    }
+    const torch::NoGradGuard no_grad;
+    const Tensor x = net.stem->forward(images()).relu();
+    for (int64_t n = 0; n < 12; ++n) {
+      const bool is_input = at::allclose(y[n], x[n], 1e-6, 1e-6);
+      EXPECT_EQ(is_input, choice[n].item<int64_t>() == 0) << gate << n;
+    }
   }
 }
 

@@ -57,9 +57,22 @@ TEST(DfqRule, CostIsTheMeanOverBlocksAndSamples) {
   const double mean = (3 * dfq::cost_percent(kCifarOptions[0], 4) + dfq::cost_percent(kCifarOptions[4], 4) +
                        4 * dfq::cost_percent(kCifarOptions[1], 4)) /
                       8;
-  EXPECT_NEAR(dfq::cost_percent(samples, kCifarOptions, 4, 4), mean, 1e-12);
-  EXPECT_NEAR(dfq::cost_percent(samples, kCifarOptions, 4, 8), mean / 2, 1e-12) << "a nominal batch of 8";
-  EXPECT_THROW(dfq::cost_percent(std::vector<double>(7, 1.0), kCifarOptions, 4, 4), Error);
+  const dfq::BlockSizes alike{.sizes = {1.0, 1.0}};
+  EXPECT_NEAR(dfq::cost_percent(samples, kCifarOptions, 4, 4, alike), mean, 1e-12);
+  EXPECT_NEAR(dfq::cost_percent(samples, kCifarOptions, 4, 8, alike), mean / 2, 1e-12)
+      << "a nominal batch of 8";
+  EXPECT_THROW(dfq::cost_percent(std::vector<double>(7, 1.0), kCifarOptions, 4, 4, alike), Error);
+}
+
+// MobileNetV2: blocks by size; depth-wise convolutions cost (8*8 + 8*16 + 8*16)/1024 of float32's MAC.
+TEST(DfqRule, BlocksMayDifferInSizeAndHaveAConstantPart) {
+  EXPECT_NEAR(dfq::depthwise_cost(1024.0), 320.0, 1e-12);
+  const std::vector<dfq::Option> options = {{4, 8}, {8, 8}};
+  const std::vector<double> samples = {2, 0, 0, 2};
+  const double first = 3.0 * (4 * 4 + 8 * 4 + 4 * 8) / 1024.0,
+               second = 5.0 * (8 * 4 + 8 * 4 + 8 * 8) / 1024.0;
+  EXPECT_NEAR(dfq::cost_percent(samples, options, 4, 2, {.sizes = {3, 5}, .constant = 0.5}),
+              100.0 * (first + second + 0.5) / (3.0 * 8 + 0.5), 1e-12);
 }
 
 TEST(DfqRule, SignOfTheCostTerm) {
@@ -100,6 +113,82 @@ TEST(Dfq, ImageNetPreset) {
   EXPECT_EQ(policy->gate()->hidden, 20);
   EXPECT_EQ(policy->choices().back().gradient, 16);
   EXPECT_EQ(policy->options()["weight_bits"], 6);
+  EXPECT_EQ(policy->options()["layers"], "imagenet");
+}
+
+TEST(Dfq, MobileNetV2Preset) {
+  const auto policy = make_dfq({{"preset", "mobilenet-v2"}});
+  EXPECT_EQ(policy->gate()->form, GateForm::kBlock);
+  EXPECT_EQ(policy->gate()->features, (std::vector<int64_t>{64, 32}));
+  EXPECT_EQ(policy->gate()->hidden, 32);
+  EXPECT_EQ(policy->options()["weight_bits"], 4);
+}
+
+// C / mean(O): a block of twice the size has weights twice as large; what no option changes is in cp alone.
+TEST(Dfq, WeighsBlocksByTheirSize) {
+  const auto policy = make_dfq({{"target", 2.0}, {"log_every", 1}});
+  const GateUse use{.samples = {0, 0, 4, 0, 0, 0, 0, 0, 0, 4},
+                    .blocks = 2,
+                    .batch = 4,
+                    .task_loss = 2.3,
+                    .macs = {100, 200},
+                    .depthwise_macs = {10, 20}};
+  const std::vector<double> weights = policy->weigh_gate(use, {.step = 1});
+  EXPECT_NEAR(weights[9], 1e-3 * (6 * 4 + 12 * 4 + 6 * 12) / 1024.0 * 200 / 150, 1e-15);
+  EXPECT_NEAR(weights[4] * 2, weights[9], 1e-15);
+  const double cost = 100 * (4 * 4 + 8 * 4 + 4 * 8) / 1024.0 + 200 * (6 * 4 + 12 * 4 + 6 * 12) / 1024.0;
+  const double constant = 30 * 320 / 1024.0;
+  EXPECT_NEAR(policy->cost_percent(), 100.0 * (cost + constant) / (3 * 300 + constant), 1e-12);
+  // The same from the log alone.
+  VectorProbe probe({-1.0F, 1.0F});
+  const TensorId inside{.layer = 1, .role = TensorRole::kInput, .option = 0};
+  policy->plan(inside, {.step = 1}, probe);
+  const TensorPlan plan = policy->plan(inside, {.step = 2}, probe);
+  const auto again = make_dfq({{"target", 2.0}})->redecide({.layer = 1}, {}, plan.evidence);
+  EXPECT_NEAR(again->evidence.at("cp").get<double>(), policy->cost_percent(), 1e-12);
+}
+
+// 0 bits: the block is skipped and costs nothing.
+TEST(Dfq, AnOptionMaySkipTheBlock) {
+  const auto policy =
+      make_dfq({{"activation_options", {0, 4}}, {"gradient_options", {0, 8}}, {"log_every", 1}});
+  EXPECT_TRUE(policy->gate()->can_skip(0));
+  EXPECT_FALSE(policy->gate()->can_skip(1));
+  VectorProbe probe({-1.0F, 1.0F});
+  const TensorId inside{.layer = 1, .role = TensorRole::kInput, .option = 1};
+  EXPECT_EQ(policy->plan(inside, {}, probe).reason, "the gate chooses among 0, 4 bits");
+  policy->weigh_gate({.samples = {3, 1}, .blocks = 1, .batch = 4, .task_loss = 1.0}, {});
+  EXPECT_NEAR(policy->cost_percent(), dfq::cost_percent({4, 8}, 4) / 4, 1e-12);
+  EXPECT_NEAR(*policy->mean_bits(inside), 1.0, 1e-12);
+  EXPECT_THROW(make_dfq({{"activation_options", {0, 4}}, {"gradient_options", {6, 8}}}), Error);
+  EXPECT_THROW(make_dfq({{"activation_options", {1, 4}}, {"gradient_options", {6, 8}}}), Error);
+  EXPECT_THROW(
+      make_dfq({{"activation_options", {0, 4}}, {"gradient_options", {0, 8}}, {"gate_form", "operand"}}),
+      Error);
+}
+
+// The bits of X and dY rise and fall together: mean(a g) is not mean(a) mean(g).
+TEST(Dfq, BitsOfAnOptionBelongTogether) {
+  const auto policy = make_dfq({});
+  VectorProbe probe({-1.0F, 1.0F});
+  const TensorId inside{.layer = 1, .role = TensorRole::kInput, .option = 0};
+  policy->plan(inside, {}, probe);
+  policy->weigh_gate({.samples = {2, 0, 0, 0, 2}, .blocks = 1, .batch = 4, .task_loss = 1.0}, {});
+  EXPECT_NEAR(policy->bits_covariance(1), (3 * 6 + 6 * 12) / 2.0 - 4.5 * 9, 1e-12);
+  EXPECT_EQ(policy->bits_covariance(0), 0.0);
+}
+
+// The released cost divides by the nominal batch, a short last one too.
+TEST(Dfq, ReplaysTheCostOfANominalBatch) {
+  const auto policy = make_dfq({{"nominal_batch", 8}, {"log_every", 1}});
+  VectorProbe probe({-1.0F, 1.0F});
+  const TensorId inside{.layer = 1, .role = TensorRole::kInput, .option = 0};
+  policy->plan(inside, {}, probe);
+  policy->weigh_gate({.samples = {1, 0, 0, 0, 3}, .blocks = 1, .batch = 4, .task_loss = 0.5}, {});
+  const TensorPlan plan = policy->plan(inside, {.step = 1}, probe);
+  EXPECT_NEAR(policy->cost_percent(), 3.955 / 2, 1e-3);
+  const auto again = make_dfq({{"nominal_batch", 8}})->redecide({.layer = 1}, {}, plan.evidence);
+  EXPECT_NEAR(again->evidence.at("cp").get<double>(), policy->cost_percent(), 1e-12);
 }
 
 // One block, four samples: the term is r beta times the summed cost of the choices.

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string_view>
 
 #include "bitdial/core/error.h"
 #include "tests/policies/vector_probe.h"
@@ -155,8 +156,9 @@ TEST(Ldp, BetaIsResetAfterAnEpochOrClampedAtEveryStep) {
 // Task gradients that ask for more bits and fade with the step, as in training: the cost rises to the limit,
 // then the penalty holds it there.
 TEST(Ldp, CostRisesToTheLimitAndStays) {
-  for (const char* form : {"structure", "eq4"}) {
-    const auto policy = make_ldp({{"lr_beta", 0.05}, {"cost_grad", form}}, resnet20_layers());
+  for (const auto& [form, scope] : {std::pair("structure", "fw+bw"), {"eq4", "fw+bw"}, {"structure", "fw"}}) {
+    const auto policy =
+        make_ldp({{"lr_beta", 0.05}, {"cost_grad", form}, {"cost_scope", scope}}, resnet20_layers());
     double sum = 0.0;
     int steps = 0;
     for (int step = 0; step < 1500; ++step) {
@@ -170,8 +172,9 @@ TEST(Ldp, CostRisesToTheLimitAndStays) {
       sum += policy->cost();
       ++steps;
     }
-    ASSERT_GT(steps, 500);
-    EXPECT_NEAR(sum / steps, 0.59, 0.03) << form;
+    ASSERT_GT(steps, 250);
+    // One bit more or less moves the forward cost alone by more.
+    EXPECT_NEAR(sum / steps, 0.59, std::string_view(scope) == "fw" ? 0.05 : 0.03) << form << " " << scope;
   }
 }
 
