@@ -191,12 +191,17 @@ struct VectorFuse {
   template <class T>
   static void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, void* to) {
     auto* dx = static_cast<T*>(to);
+    const auto part = [&](int64_t tap, int64_t c, int64_t count) {
+      const M mine = V::equal(load_places(wheres[tap] + c, count), V::set_int(window.places[tap]));
+      return V::keep(mine, load_some(static_cast<const T*>(window.taps[tap]) + c, count));
+    };
+    if (window.count == 1) {  // windows that do not overlap: nothing to add or to round
+      return for_each_vector(window.channels,
+                             [&](int64_t c, int64_t count) { store_some(dx + c, part(0, c, count), count); });
+    }
     for_each_vector(window.channels, [&](int64_t c, int64_t count) {
       F sum = V::set(0.0F);
-      for (int64_t tap = 0; tap < window.count; ++tap) {
-        const M mine = V::equal(load_places(wheres[tap] + c, count), V::set_int(window.places[tap]));
-        sum = V::add(sum, V::keep(mine, load_some(static_cast<const T*>(window.taps[tap]) + c, count)));
-      }
+      for (int64_t tap = 0; tap < window.count; ++tap) sum = V::add(sum, part(tap, c, count));
       store_some(dx + c, rounded<T>(sum), count);
     });
   }

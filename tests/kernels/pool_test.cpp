@@ -68,6 +68,8 @@ PoolResult pool(const PoolShape& s, OutputType type, uint32_t seed) {
   std::mt19937 random(seed);
   Data x(type, s.input_elements(), random, 3.0F);
   Data dy(type, s.output_elements(), random, 1.0F);
+  dy.values[0] = -0.0F;
+  dy.halves[0] = 0x8000;
   const auto outputs = static_cast<size_t>(s.output_elements());
   PoolResult r{.y = dy,
                .best = dy,

@@ -122,7 +122,9 @@ void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, v
   for (int64_t c = 0; c < window.channels; ++c) {
     float sum = 0.0F;
     for (int64_t tap = 0; tap < window.count; ++tap) {
-      if (wheres[tap][c] == window.places[tap]) sum += read<T>(window.taps[tap], c);
+      if (wheres[tap][c] != window.places[tap]) continue;
+      const float dy = read<T>(window.taps[tap], c);
+      sum = window.count == 1 ? dy : sum + dy;  // -0 stays where there is nothing to add
     }
     write<T>(dx, c, sum);
   }
