@@ -75,6 +75,7 @@ class Gather {
     panels_.start(workspace_);
     run_tasks(panel_count_, [this](int64_t panel) { panels_.finish(panel); });
     sum_classes();
+    prepare_offset_terms();
     partition();
     list_shared_pixels();
     prepare_channel_sums();
@@ -337,6 +338,20 @@ class Gather {
   /// Takes the zero points out of one row's sums and applies scales, offsets and bias.
   template <class Number>
   void finish_row(const Tile& tile, const Number* total, double pixel_sum, int64_t at, int64_t image) const;
+  /// The same where every column has an offset on one side or the other, and one input range holds for all.
+  void finish_offset_row(const Tile& tile, const double* total, double pixel_sum, int64_t at) const;
+  void store_finished(float* values, const PanelSpan& panel, int64_t at) const;
+  void prepare_offset_terms();
+
+  /// The parts of with_offsets() that a row does not change; by column, those of the weights by class as
+  /// well.
+  struct OffsetTerms {
+    double* scales = nullptr;          ///< scale_a * scale_b; null: finish_row
+    double* weight_offsets = nullptr;  ///< scale_a * offset_b
+    double* own_b = nullptr;           ///< sums of the weights, relative to their zero points
+    double* by_b = nullptr;            ///< offset_a * scale_b * own_b
+    double* constants = nullptr;       ///< count * offset_a * offset_b
+  };
 
   const GatherProblem& p_;
   Workspace workspace_;
@@ -353,6 +368,7 @@ class Gather {
   int32_t* starts_ = nullptr;
   float* scales_ = nullptr;
   double* weight_zeros_ = nullptr;
+  OffsetTerms terms_;
   QuantParams* weight_params_ = nullptr;
   int64_t input_zero_[2] = {0, 0};  ///< the zero points, digit by digit
   int64_t weight_zero_[2] = {0, 0};

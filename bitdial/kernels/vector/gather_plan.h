@@ -135,6 +135,37 @@ void Gather<Isa>::sum_classes() {
 }
 
 template <class Isa>
+void Gather<Isa>::prepare_offset_terms() {
+  if (fast_ || wide_ || p_.input.params.size() != 1) return;
+  const QuantParams& pa = p_.input.params[0];
+  for (int64_t k = 0; pa.offset == 0.0F && k < p_.columns; ++k) {
+    if (weight_params_[k].offset == 0.0F) return;
+  }
+  const int64_t size = class_count_ * padded_columns_;
+  terms_ = {.scales = workspace_.take<double>(padded_columns_),
+            .weight_offsets = workspace_.take<double>(padded_columns_),
+            .own_b = workspace_.take<double>(size),
+            .by_b = workspace_.take<double>(size),
+            .constants = workspace_.take<double>(size)};
+  const double scale_a = pa.scale, offset_a = pa.offset;
+  for (int64_t k = 0; k < padded_columns_; ++k) {
+    terms_.scales[k] = scale_a * static_cast<double>(weight_params_[k].scale);
+    terms_.weight_offsets[k] = scale_a * static_cast<double>(weight_params_[k].offset);
+  }
+  const double high = weight_split_.count == 2 ? 256.0 : 0.0;
+  for (int64_t i = 0; i < class_count_; ++i) {
+    const auto count = static_cast<double>(classes_[i].products);
+    for (int64_t k = 0; k < padded_columns_; ++k) {
+      const int64_t at = i * padded_columns_ + k;
+      const double sum = class_sums_[at] + high * class_sums_[(weight_split_.count - 1) * size + at];
+      terms_.own_b[at] = sum - count * weight_zeros_[k];
+      terms_.by_b[at] = offset_a * static_cast<double>(weight_params_[k].scale) * terms_.own_b[at];
+      terms_.constants[at] = count * offset_a * static_cast<double>(weight_params_[k].offset);
+    }
+  }
+}
+
+template <class Isa>
 void Gather<Isa>::start_sums(int64_t cls, int a, int b, const double* weight_sums) {
   int32_t* starts = starts_at(cls, a, b);
   const int64_t constant = classes_[cls].products * input_zero_[a] * weight_zero_[b];

@@ -192,6 +192,9 @@ template <class Number>
 void Gather<Isa>::finish_row(const Tile& tile, const Number* total, double pixel_sum, int64_t at,
                              int64_t image) const {
   constexpr int64_t kLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
+  if constexpr (std::is_same_v<Number, double>) {
+    if (terms_.scales != nullptr) return finish_offset_row(tile, total, pixel_sum, at);
+  }
   const PanelSpan& panel = tile.panel;
   const QuantParams& pa = p_.input.params[p_.input.params.size() == 1 ? 0 : static_cast<size_t>(image)];
   const auto zero_a = static_cast<Number>(input_split_.zero + pa.zero_code);
@@ -226,6 +229,38 @@ void Gather<Isa>::finish_row(const Tile& tile, const Number* total, double pixel
                        static_cast<double>(own_b[k]), static_cast<double>(count));
     }
   }
+  store_finished(values, panel, at);
+}
+
+template <class Isa>
+void Gather<Isa>::finish_offset_row(const Tile& tile, const double* total, double pixel_sum,
+                                    int64_t at) const {
+  constexpr int64_t kLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
+  const PanelSpan& panel = tile.panel;
+  const int64_t of_class = tile.class_index * padded_columns_ + panel.begin;
+  const auto zero_a = static_cast<double>(input_split_.zero + p_.input.params[0].zero_code);
+  const double own_a = pixel_sum - static_cast<double>(tile.cls.products) * zero_a;
+  const double* zeros = weight_zeros_ + panel.begin;
+  const double* scales = terms_.scales + panel.begin;
+  const double* weight_offsets = terms_.weight_offsets + panel.begin;
+  const double* own_b = terms_.own_b + of_class;
+  const double* by_b = terms_.by_b + of_class;
+  const double* constants = terms_.constants + of_class;
+  alignas(64) float values[kLanes] = {};
+  for (int64_t begin = 0; begin < panel.lanes; begin += Isa::kWidth) {
+    for (int64_t k = begin; k < begin + Isa::kWidth; ++k) {
+      double value = scales[k] * (total[k] - zero_a * own_b[k] - zeros[k] * pixel_sum);
+      value += weight_offsets[k] * own_a;
+      value += by_b[k];
+      value += constants[k];
+      values[k] = static_cast<float>(value);
+    }
+  }
+  store_finished(values, panel, at);
+}
+
+template <class Isa>
+void Gather<Isa>::store_finished(float* values, const PanelSpan& panel, int64_t at) const {
   for (int64_t k = 0; bias_ && k < panel.columns; ++k) values[k] += bias_[panel.begin + k];
   for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
     const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - k);
