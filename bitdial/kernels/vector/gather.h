@@ -338,9 +338,11 @@ class Gather {
   /// Takes the zero points out of one row's sums and applies scales, offsets and bias.
   template <class Number>
   void finish_row(const Tile& tile, const Number* total, double pixel_sum, int64_t at, int64_t image) const;
-  /// The same where every column has an offset on one side or the other, and one input range holds for all.
-  void finish_offset_row(const Tile& tile, const double* total, double pixel_sum, int64_t at) const;
-  void store_finished(float* values, const PanelSpan& panel, int64_t at) const;
+  /// The same for `count` rows where every column has an offset on one side or the other, and one input range
+  /// holds for all.
+  BITDIAL_INLINE void finish_offset_rows(const Tile& tile, const double* totals, int64_t stride,
+                                         const Pixel* pixels, int64_t count, const double* pixel_sums) const;
+  BITDIAL_INLINE void store_finished(const float* values, int64_t columns, int64_t at) const;
   void prepare_offset_terms();
 
   /// The parts of with_offsets() that a row does not change; by column, those of the weights by class as

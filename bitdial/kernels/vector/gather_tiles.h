@@ -160,10 +160,15 @@ void Gather<Isa>::exact_tile(const Tile& tile, const Pixel* pixels, int64_t coun
       }
     }
   }
+  double sums[kRows];
   for (int64_t i = 0; i < count; ++i) {
-    const double low = pixel_sums[i];
-    const double high = input_split_.count == 2 ? pixel_sums[tile.sums_stride + i] : 0.0;
-    finish_row(tile, total + i * kLanes, low + 256.0 * high, output_index(tile, pixels[i]),
+    sums[i] = pixel_sums[i] + (input_split_.count == 2 ? 256.0 * pixel_sums[tile.sums_stride + i] : 0.0);
+  }
+  if constexpr (std::is_same_v<Number, double>) {
+    if (terms_.scales != nullptr) return finish_offset_rows(tile, total, kLanes, pixels, count, sums);
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    finish_row(tile, total + i * kLanes, sums[i], output_index(tile, pixels[i]),
                tile.block.first_image + pixels[i].output / (p_.rows.out * p_.cols.out));
   }
 }
@@ -192,9 +197,6 @@ template <class Number>
 void Gather<Isa>::finish_row(const Tile& tile, const Number* total, double pixel_sum, int64_t at,
                              int64_t image) const {
   constexpr int64_t kLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
-  if constexpr (std::is_same_v<Number, double>) {
-    if (terms_.scales != nullptr) return finish_offset_row(tile, total, pixel_sum, at);
-  }
   const PanelSpan& panel = tile.panel;
   const QuantParams& pa = p_.input.params[p_.input.params.size() == 1 ? 0 : static_cast<size_t>(image)];
   const auto zero_a = static_cast<Number>(input_split_.zero + pa.zero_code);
@@ -229,46 +231,47 @@ void Gather<Isa>::finish_row(const Tile& tile, const Number* total, double pixel
                        static_cast<double>(own_b[k]), static_cast<double>(count));
     }
   }
-  store_finished(values, panel, at);
-}
-
-template <class Isa>
-void Gather<Isa>::finish_offset_row(const Tile& tile, const double* total, double pixel_sum,
-                                    int64_t at) const {
-  constexpr int64_t kLanes = int64_t{Isa::kMaxVectors} * Isa::kWidth;
-  const PanelSpan& panel = tile.panel;
-  const int64_t of_class = tile.class_index * padded_columns_ + panel.begin;
-  const auto zero_a = static_cast<double>(input_split_.zero + p_.input.params[0].zero_code);
-  const double own_a = pixel_sum - static_cast<double>(tile.cls.products) * zero_a;
-  const double* zeros = weight_zeros_ + panel.begin;
-  const double* scales = terms_.scales + panel.begin;
-  const double* weight_offsets = terms_.weight_offsets + panel.begin;
-  const double* own_b = terms_.own_b + of_class;
-  const double* by_b = terms_.by_b + of_class;
-  const double* constants = terms_.constants + of_class;
-  alignas(64) float values[kLanes] = {};
-  for (int64_t begin = 0; begin < panel.lanes; begin += Isa::kWidth) {
-    for (int64_t k = begin; k < begin + Isa::kWidth; ++k) {
-      double value = scales[k] * (total[k] - zero_a * own_b[k] - zeros[k] * pixel_sum);
-      value += weight_offsets[k] * own_a;
-      value += by_b[k];
-      value += constants[k];
-      values[k] = static_cast<float>(value);
-    }
-  }
-  store_finished(values, panel, at);
-}
-
-template <class Isa>
-void Gather<Isa>::store_finished(float* values, const PanelSpan& panel, int64_t at) const {
   for (int64_t k = 0; bias_ && k < panel.columns; ++k) values[k] += bias_[panel.begin + k];
   for (int64_t k = 0; k < panel.columns; k += Isa::kWidth) {
-    const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - k);
-    if (p_.output.type == OutputType::kFloat32) {
-      Isa::store(static_cast<float*>(p_.output.data) + at + k, Isa::load(values + k), columns);
-    } else {
-      Isa::store(static_cast<uint16_t*>(p_.output.data) + at + k, Isa::quiet(Isa::load(values + k)), columns);
+    store_finished(values + k, std::min<int64_t>(Isa::kWidth, panel.columns - k), at + k);
+  }
+}
+
+template <class Isa>
+void Gather<Isa>::finish_offset_rows(const Tile& tile, const double* totals, int64_t stride,
+                                     const Pixel* pixels, int64_t count, const double* pixel_sums) const {
+  const PanelSpan& panel = tile.panel;
+  const auto zero_a = static_cast<double>(input_split_.zero + p_.input.params[0].zero_code);
+  const double all_zero = static_cast<double>(tile.cls.products) * zero_a;
+  for (int64_t first = 0; first < panel.columns; first += Isa::kWidth) {
+    const int64_t column = panel.begin + first, of_class = tile.class_index * padded_columns_ + column;
+    const double *zeros = weight_zeros_ + column, *scales = terms_.scales + column,
+                 *weight_offsets = terms_.weight_offsets + column, *own_b = terms_.own_b + of_class,
+                 *by_b = terms_.by_b + of_class, *constants = terms_.constants + of_class;
+    const int64_t columns = std::min<int64_t>(Isa::kWidth, panel.columns - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const double* total = totals + i * stride + first;
+      const double pixel_sum = pixel_sums[i], own_a = pixel_sum - all_zero;
+      alignas(64) float values[Isa::kWidth];
+      for (int64_t k = 0; k < Isa::kWidth; ++k) {
+        double value = scales[k] * (total[k] - zero_a * own_b[k] - zeros[k] * pixel_sum);
+        value += weight_offsets[k] * own_a;
+        value += by_b[k];
+        value += constants[k];
+        values[k] = static_cast<float>(value);
+      }
+      for (int64_t k = 0; bias_ && k < columns; ++k) values[k] += bias_[column + k];
+      store_finished(values, columns, output_index(tile, pixels[i]) + first);
     }
+  }
+}
+
+template <class Isa>
+BITDIAL_INLINE void Gather<Isa>::store_finished(const float* values, int64_t columns, int64_t at) const {
+  if (p_.output.type == OutputType::kFloat32) {
+    Isa::store(static_cast<float*>(p_.output.data) + at, Isa::load(values), columns);
+  } else {
+    Isa::store(static_cast<uint16_t*>(p_.output.data) + at, Isa::quiet(Isa::load(values)), columns);
   }
 }
 
