@@ -129,8 +129,19 @@ double* Gather<Isa>::sum_pixels(const Block& block, const BlockInput& input, con
     sum_channels(input, d, images, channel_sums);
     int64_t begin = 0;
     for (int64_t i = 0; i < class_count_; begin = list.class_ends[i++]) {
-      for (int64_t j = begin; j < list.class_ends[i]; ++j) {
-        sums[d * list.count + j] = sum_taps(channel_sums + list.sources[j], i);
+      for (int64_t j = begin; j < list.class_ends[i];) {
+        int64_t count = 1;
+        while (!wide_ && j + count < list.class_ends[i] && count < kSummedTogether &&
+               list.sources[j + count] == list.sources[j] + count) {
+          ++count;
+        }
+        double* to = sums + d * list.count + j;
+        if (count == 1) {
+          *to = sum_taps(channel_sums + list.sources[j], i);
+        } else {
+          sum_neighbours(channel_sums + list.sources[j], i, count, to);
+        }
+        j += count;
       }
     }
   }
@@ -146,6 +157,21 @@ void Gather<Isa>::sum_channels(const BlockInput& input, int digit, int64_t image
         *sums++ = Isa::sum_bytes(row + w * input.pixel_bytes, 4 * quads_);
     }
   }
+}
+
+template <class Isa>
+void Gather<Isa>::sum_neighbours(const int32_t* first, int64_t cls, int64_t count, double* sums) const {
+  const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
+  const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
+  int32_t totals[kSummedTogether] = {};
+  const int64_t taps = classes_[cls].segment_count == 0 ? 0 : cols.last - cols.first;
+  for (int64_t r = 0; r < rows.last - rows.first; ++r) {
+    for (int64_t q = 0; q < taps; ++q) {
+      const int32_t* row = first + r * p_.rows.dilation * p_.cols.in + q * p_.cols.dilation;
+      for (int64_t i = 0; i < count; ++i) totals[i] += row[i];
+    }
+  }
+  for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<double>(totals[i]);
 }
 
 template <class Isa>
