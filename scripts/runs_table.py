@@ -51,6 +51,25 @@ def row_of(run, ratios):
     ]
 
 
+def mean_text(value, factor=1.0, digits=2):
+    return f"{factor * value['mean']:.{digits}f} ± {factor * value['deviation']:.{digits}f}"
+
+
+def row_of_mean(mean):
+    """Runs that differ in their seed or fold alone; +-: the standard deviation of a run."""
+    best, last = ((mean.get(f"{which}_final_accuracy") or mean[f"{which}_accuracy"]) for which in ("best", "last"))
+    return [
+        f"mean of {len(mean['mean_of'])}",
+        "",
+        f"{mean_text(best, 100)} % / {mean_text(last, 100)} %",
+        " / ".join(f"{mean[key]['mean']:.1f}" for key in ("bits_w", "bits_x", "bits_dy")),
+        f"{mean['ratio_fw8bw8']['mean']:.3f}",
+        "",
+        f"{mean['size_ratio']['mean']:.2f}",
+        "",
+    ]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("report", nargs="+", help="files of `bitdial report --json`")
@@ -64,7 +83,7 @@ def main():
     for path in arguments.report:
         with open(path) as file:
             for run in json.load(file):
-                print("| " + " | ".join(row_of(run, ratios)) + " |")
+                print("| " + " | ".join((row_of_mean(run) if "mean_of" in run else row_of(run, ratios))) + " |")
 
 
 if __name__ == "__main__":
