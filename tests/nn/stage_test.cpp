@@ -294,11 +294,12 @@ TEST(Stage, AveragesPixels) {
     const auto make = [&] { return std::make_shared<Averaging>(has_linear); };
     for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
       const auto [plain, fused] =
-          both<Averaging>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, images(6));
+          both<Averaging>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, images(5));
+      // All pixels have the same gradient: the images have none on ReLU's edge, which rounding would decide.
       expect_close(fused, plain, 1e-5, 1e-4);
       const auto [plain_half, half] = both<Averaging>(
           {.policy = "static:32/32/32", .between = Between::kBFloat16, .arithmetic = arithmetic}, make,
-          images(6));
+          images(5));
       EXPECT_TRUE(half.ran_fused);
       EXPECT_EQ(half.y.scalar_type(), at::kFloat);
       EXPECT_LT(distance(half.y, plain_half.y), 0x1p-7);
