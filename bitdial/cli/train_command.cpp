@@ -166,14 +166,11 @@ void print_evaluation(const train::EvaluationReport& report) {
 
 void run_export(const std::string& from, const std::string& to, bool best) {
   const fs::path source = train::find_checkpoint(from, best);
-  const bool is_network = train::is_quantized_network(train::read_weights(source));
-  const train::Checkpoint checkpoint = is_network
-                                           ? train::to_checkpoint(train::read_quantized_network(source))
-                                           : train::read_checkpoint(source);
+  const train::Checkpoint checkpoint = train::read_trained_network(source).checkpoint;
   const train::TensorFile weights = checkpoint.tensors_under("model.");
   require(!weights.tensors.empty(), "export", "{} holds no weights", source.string());
   train::write_weights(to, weights);
-  fmt::print("{} tensors of {} written to {}\n", weights.tensors.size(), checkpoint.model, to);
+  fmt::print("{} tensors of {} written to {}\n", weights.tensors.size(), checkpoint.network.model, to);
 }
 
 }  // namespace

@@ -9,36 +9,6 @@ namespace {
 constexpr const char* kMetadataKey = "bitdial_checkpoint";
 constexpr int kVersion = 1;
 
-nlohmann::json to_json(const Progress& progress) {
-  return {{"epoch", progress.epoch},
-          {"batch", progress.batch},
-          {"step", progress.step},
-          {"loss_sum", progress.loss_sum},
-          {"correct", progress.correct},
-          {"images", progress.images},
-          {"learning_rate", progress.learning_rate},
-          {"best_accuracy", progress.best_accuracy},
-          {"best_epoch", progress.best_epoch},
-          {"seconds", progress.seconds},
-          {"finished", progress.finished}};
-}
-
-Progress progress_from(const nlohmann::json& json) {
-  Progress progress;
-  json.at("epoch").get_to(progress.epoch);
-  json.at("batch").get_to(progress.batch);
-  json.at("step").get_to(progress.step);
-  json.at("loss_sum").get_to(progress.loss_sum);
-  json.at("correct").get_to(progress.correct);
-  json.at("images").get_to(progress.images);
-  json.at("learning_rate").get_to(progress.learning_rate);
-  json.at("best_accuracy").get_to(progress.best_accuracy);
-  json.at("best_epoch").get_to(progress.best_epoch);
-  json.at("seconds").get_to(progress.seconds);
-  json.at("finished").get_to(progress.finished);
-  return progress;
-}
-
 }  // namespace
 
 TensorFile Checkpoint::tensors_under(const std::string& prefix) const {
@@ -52,19 +22,15 @@ TensorFile Checkpoint::tensors_under(const std::string& prefix) const {
 }
 
 void write_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint) {
-  nlohmann::json json{{"version", kVersion},
-                      {"recipe", checkpoint.recipe},
-                      {"model", checkpoint.model},
-                      {"classes", checkpoint.classes},
-                      {"in_channels", checkpoint.in_channels},
-                      {"image_size", checkpoint.image_size},
-                      {"progress", to_json(checkpoint.progress)},
-                      {"schedule", checkpoint.schedule},
-                      {"session", checkpoint.session},
-                      {"cost", checkpoint.cost},
-                      {"steps_per_epoch", checkpoint.steps_per_epoch},
-                      {"logs", checkpoint.logs},
-                      {"policy_learning_rate", nullptr}};
+  nlohmann::json json = checkpoint.network;
+  json.update({{"version", kVersion},
+               {"progress", checkpoint.progress},
+               {"schedule", checkpoint.schedule},
+               {"session", checkpoint.session},
+               {"cost", checkpoint.cost},
+               {"steps_per_epoch", checkpoint.steps_per_epoch},
+               {"logs", checkpoint.logs},
+               {"policy_learning_rate", nullptr}});
   if (checkpoint.policy_learning_rate) json["policy_learning_rate"] = *checkpoint.policy_learning_rate;
   TensorFile file;
   file.tensors = checkpoint.tensors;
@@ -73,7 +39,10 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
 }
 
 Checkpoint read_checkpoint(const std::filesystem::path& path) {
-  TensorFile file = read_safetensors(path);
+  return to_checkpoint(read_safetensors(path), path);
+}
+
+Checkpoint to_checkpoint(TensorFile file, const std::filesystem::path& path) {
   const auto metadata = file.metadata.find(kMetadataKey);
   require(metadata != file.metadata.end(), "checkpoint",
           "{} holds tensors but is not a checkpoint of bitdial", path.string());
@@ -83,12 +52,8 @@ Checkpoint read_checkpoint(const std::filesystem::path& path) {
     const int version = json.at("version").get<int>();
     require(version == kVersion, "checkpoint", "{} has version {}, this program reads {}", path.string(),
             version, kVersion);
-    json.at("recipe").get_to(checkpoint.recipe);
-    json.at("model").get_to(checkpoint.model);
-    json.at("classes").get_to(checkpoint.classes);
-    json.at("in_channels").get_to(checkpoint.in_channels);
-    json.at("image_size").get_to(checkpoint.image_size);
-    checkpoint.progress = progress_from(json.at("progress"));
+    json.get_to(checkpoint.network);
+    json.at("progress").get_to(checkpoint.progress);
     checkpoint.schedule = json.at("schedule");
     checkpoint.session = json.at("session");
     checkpoint.cost = json.value("cost", nlohmann::json());

@@ -31,13 +31,21 @@ struct Progress {
   double seconds = 0.0;  ///< spent training and evaluating
   bool finished = false;
 };
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Progress, epoch, batch, step, loss_sum, correct, images, learning_rate,
+                                   best_accuracy, best_epoch, seconds, finished)
 
-struct Checkpoint {
+/// Which network a file holds the weights of: all that building it again needs.
+struct NetworkDescription {
   std::string recipe;  ///< fully resolved, as TOML
   std::string model;   ///< name in the zoo
   int64_t classes = 0;
   int64_t in_channels = 0;
   int64_t image_size = 0;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetworkDescription, recipe, model, classes, in_channels, image_size)
+
+struct Checkpoint {
+  NetworkDescription network;
   int64_t steps_per_epoch = 0;  ///< 0: written by an older version
   Progress progress;
   nlohmann::json schedule;
@@ -56,5 +64,7 @@ void write_checkpoint(const std::filesystem::path& path, const Checkpoint& check
 
 /// Throws Error that names the file and what is wrong with it.
 Checkpoint read_checkpoint(const std::filesystem::path& path);
+/// The same of a file already read from `path`.
+Checkpoint to_checkpoint(TensorFile file, const std::filesystem::path& path);
 
 }  // namespace bitdial::train

@@ -82,10 +82,8 @@ EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpo
                                      const EvaluateOptions& options) {
   EvaluationReport report;
   report.checkpoint = find_checkpoint(run_or_checkpoint, options.best);
-  const bool is_delivered = is_quantized_network(read_safetensors(report.checkpoint));
-  const Checkpoint checkpoint = is_delivered ? to_checkpoint(read_quantized_network(report.checkpoint))
-                                             : read_checkpoint(report.checkpoint);
-  Recipe recipe = parse_recipe(checkpoint.recipe, report.checkpoint.string());
+  const auto [checkpoint, is_quantized] = read_trained_network(report.checkpoint);
+  Recipe recipe = parse_recipe(checkpoint.network.recipe, report.checkpoint.string());
   if (options.data_directory) recipe.data.directory = options.data_directory->string();
   configure_threads(options.threads > 0 ? options.threads : recipe.train.threads);
 
@@ -101,10 +99,10 @@ EvaluationReport evaluate_checkpoint(const std::filesystem::path& run_or_checkpo
     std::optional<WorkingWeights> working;
     if (ParameterRule* rule = policy->parameter_rule()) {
       working.emplace(*rule, session.layers(), *network, nullptr, static_cast<uint64_t>(recipe.train.seed));
-      if (!is_delivered) working->load_state(from_stored(checkpoint.tensors_under("policy.")));
+      if (!is_quantized) working->load_state(from_stored(checkpoint.tensors_under("policy.")));
     }
     session.load_state(checkpoint.session);
-    if (working && !is_delivered) working->start(checkpoint.progress.step);
+    if (working && !is_quantized) working->start(checkpoint.progress.step);
     report.quantized = *evaluate(*network, &session, loader);
     report.final = evaluate_final(*network, session, loader, report.quantized);
   }

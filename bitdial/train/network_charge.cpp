@@ -26,6 +26,14 @@ cost::LayerCharge layer_charge(const models::LayerRow& row) {
 
 }  // namespace
 
+std::vector<models::LayerRow> layer_table(const NetworkDescription& network) {
+  models::Options options;
+  options.classes = network.classes;
+  options.in_channels = network.in_channels;
+  options.image_size = network.image_size;
+  return models::layer_table(network.model, options);
+}
+
 cost::NetworkCharge charge_of(std::span<const models::LayerRow> rows) {
   cost::NetworkCharge network;
   for (const models::LayerRow& row : rows) {

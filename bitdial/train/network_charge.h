@@ -5,8 +5,12 @@
 
 #include "bitdial/cost/network_cost.h"
 #include "bitdial/models/zoo.h"
+#include "bitdial/train/checkpoint.h"
 
 namespace bitdial::train {
+
+/// Of the network that a file holds the weights of.
+std::vector<models::LayerRow> layer_table(const NetworkDescription& network);
 
 /// What the analytic cost models charge a network of the zoo with; layers in the order of its table.
 cost::NetworkCharge charge_of(std::span<const models::LayerRow> rows);

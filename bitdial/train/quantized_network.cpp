@@ -35,72 +35,67 @@ std::vector<QuantizedTensor> formats_from(const nlohmann::ordered_json& json) {
   return formats;
 }
 
-}  // namespace
-
-void write_quantized_network(const std::filesystem::path& path, const QuantizedNetwork& network) {
-  const nlohmann::json json{{"version", kNetworkVersion},
-                            {"recipe", network.recipe},
-                            {"model", network.model},
-                            {"classes", network.classes},
-                            {"in_channels", network.in_channels},
-                            {"image_size", network.image_size},
-                            {"epochs", network.epochs},
-                            {"steps", network.steps},
-                            {"session", network.session},
-                            {"zeros", network.zeros}};
-  TensorFile file;
-  file.tensors = network.weights.tensors;
-  file.metadata[kNetworkKey] = json.dump();
-  file.metadata[kFormatsKey] = formats_json(network.formats).dump();
-  write_safetensors(path, file);
-}
-
 bool is_quantized_network(const TensorFile& file) { return file.metadata.contains(kNetworkKey); }
 
-QuantizedNetwork read_quantized_network(const std::filesystem::path& path) {
-  TensorFile file = read_safetensors(path);
+QuantizedNetwork to_quantized_network(TensorFile file, const std::filesystem::path& path) {
   require(is_quantized_network(file), "network", "{} holds tensors but is not a quantised network of bitdial",
           path.string());
-  QuantizedNetwork network;
+  QuantizedNetwork quantized;
   try {
     const nlohmann::json json = nlohmann::json::parse(file.metadata.at(kNetworkKey));
     const int version = json.at("version").get<int>();
     require(version == kNetworkVersion, "network", "{} has version {}, this program reads {}", path.string(),
             version, kNetworkVersion);
-    json.at("recipe").get_to(network.recipe);
-    json.at("model").get_to(network.model);
-    json.at("classes").get_to(network.classes);
-    json.at("in_channels").get_to(network.in_channels);
-    json.at("image_size").get_to(network.image_size);
-    json.at("epochs").get_to(network.epochs);
-    json.at("steps").get_to(network.steps);
-    network.session = json.at("session");
-    json.at("zeros").get_to(network.zeros);
-    network.formats = formats_from(nlohmann::ordered_json::parse(file.metadata.at(kFormatsKey)));
+    json.get_to(quantized.network);
+    json.at("epochs").get_to(quantized.epochs);
+    json.at("steps").get_to(quantized.steps);
+    quantized.session = json.at("session");
+    json.at("zeros").get_to(quantized.zeros);
+    quantized.formats = formats_from(nlohmann::ordered_json::parse(file.metadata.at(kFormatsKey)));
   } catch (const nlohmann::json::exception& error) {
     fail("network", "{} is damaged: {}", path.string(), error.what());
   } catch (const std::out_of_range&) {
     fail("network", "{} is damaged: it lacks {}", path.string(), kFormatsKey);
   }
-  network.weights.tensors = std::move(file.tensors);
-  return network;
+  quantized.weights.tensors = std::move(file.tensors);
+  return quantized;
 }
 
-Checkpoint to_checkpoint(const QuantizedNetwork& network) {
+Checkpoint to_checkpoint(QuantizedNetwork quantized) {
   Checkpoint checkpoint;
-  checkpoint.recipe = network.recipe;
-  checkpoint.model = network.model;
-  checkpoint.classes = network.classes;
-  checkpoint.in_channels = network.in_channels;
-  checkpoint.image_size = network.image_size;
-  checkpoint.progress.epoch = network.epochs;
-  checkpoint.progress.step = network.steps;
-  checkpoint.session = network.session;
-  for (const StoredTensor& tensor : network.weights.tensors) {
-    checkpoint.tensors.push_back(tensor);
-    checkpoint.tensors.back().name.insert(0, "model.");
-  }
+  checkpoint.network = std::move(quantized.network);
+  checkpoint.progress.epoch = quantized.epochs;
+  checkpoint.progress.step = quantized.steps;
+  checkpoint.session = quantized.session;
+  checkpoint.tensors = std::move(quantized.weights.tensors);
+  for (StoredTensor& tensor : checkpoint.tensors) tensor.name.insert(0, "model.");
   return checkpoint;
+}
+
+}  // namespace
+
+void write_quantized_network(const std::filesystem::path& path, const QuantizedNetwork& quantized) {
+  nlohmann::json json = quantized.network;
+  json.update({{"version", kNetworkVersion},
+               {"epochs", quantized.epochs},
+               {"steps", quantized.steps},
+               {"session", quantized.session},
+               {"zeros", quantized.zeros}});
+  TensorFile file;
+  file.tensors = quantized.weights.tensors;
+  file.metadata[kNetworkKey] = json.dump();
+  file.metadata[kFormatsKey] = formats_json(quantized.formats).dump();
+  write_safetensors(path, file);
+}
+
+QuantizedNetwork read_quantized_network(const std::filesystem::path& path) {
+  return to_quantized_network(read_safetensors(path), path);
+}
+
+TrainedNetwork read_trained_network(const std::filesystem::path& path) {
+  TensorFile file = read_safetensors(path);
+  if (!is_quantized_network(file)) return {to_checkpoint(std::move(file), path), false};
+  return {to_checkpoint(to_quantized_network(std::move(file), path)), true};
 }
 
 }  // namespace bitdial::train

@@ -26,11 +26,7 @@ struct QuantizedTensor {
 /// fixed-point values exactly: whatever reads weights reads it. Metadata: "bitdial_formats", per parameter
 /// {word_length, fraction_length, zeros} as JSON, and "bitdial_network", everything that evaluation needs.
 struct QuantizedNetwork {
-  std::string recipe;  ///< fully resolved, as TOML
-  std::string model;   ///< name in the zoo
-  int64_t classes = 0;
-  int64_t in_channels = 0;
-  int64_t image_size = 0;
+  NetworkDescription network;
   int64_t epochs = 0, steps = 0;  ///< trained
   nlohmann::json session;         ///< formats of the other operands, policy state, running ranges
   double zeros = 0.0;             ///< share in the weights of layers: what sparse inference could skip
@@ -39,14 +35,18 @@ struct QuantizedNetwork {
 };
 
 /// Atomic: the old file or the new one, never a part.
-void write_quantized_network(const std::filesystem::path& path, const QuantizedNetwork& network);
-
-bool is_quantized_network(const TensorFile& file);
+void write_quantized_network(const std::filesystem::path& path, const QuantizedNetwork& quantized);
 
 /// Throws Error that names the file and what is wrong with it.
 QuantizedNetwork read_quantized_network(const std::filesystem::path& path);
 
-/// What evaluation finds in a checkpoint; nothing to go on with.
-Checkpoint to_checkpoint(const QuantizedNetwork& network);
+/// What evaluation needs, of a checkpoint or of a quantised network.
+struct TrainedNetwork {
+  Checkpoint checkpoint;      ///< of a quantised network only what evaluation finds in a checkpoint
+  bool is_quantized = false;  ///< the weights are those that the network computes with
+};
+
+/// Throws Error as read_checkpoint and read_quantized_network do.
+TrainedNetwork read_trained_network(const std::filesystem::path& path);
 
 }  // namespace bitdial::train

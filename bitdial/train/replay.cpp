@@ -19,11 +19,7 @@ namespace {
 
 /// The layers as the run's session named them, in its order.
 std::vector<LayerInfo> layers_of(const Checkpoint& checkpoint) {
-  models::Options options;
-  options.classes = checkpoint.classes;
-  options.in_channels = checkpoint.in_channels;
-  options.image_size = checkpoint.image_size;
-  const auto known = layer_infos(models::layer_table(checkpoint.model, options));
+  const auto known = layer_infos(layer_table(checkpoint.network));
   std::vector<LayerInfo> layers;
   for (const nlohmann::json& saved : checkpoint.session.at("layers")) {
     const auto name = saved.at("name").get<std::string>();

@@ -69,14 +69,6 @@ class DecisionReader {
   std::vector<KnownBits> known_;
 };
 
-models::Options network_options(const Checkpoint& checkpoint) {
-  models::Options options;
-  options.classes = checkpoint.classes;
-  options.in_channels = checkpoint.in_channels;
-  options.image_size = checkpoint.image_size;
-  return options;
-}
-
 /// Bits of a policy that quantises nothing and therefore decides nothing.
 std::optional<double> float_bits(const Policy& policy) {
   if (policy.quantizes()) return std::nullopt;
@@ -90,10 +82,10 @@ CostEstimate cost_of_run(const std::filesystem::path& run, CostSource source) {
   const Recipe recipe = load_recipe(run / "recipe.toml");
   const Checkpoint checkpoint = read_checkpoint(find_checkpoint(run, /*best=*/false));
   CostEstimate estimate;
-  estimate.model = checkpoint.model;
+  estimate.model = checkpoint.network.model;
   estimate.policy = recipe.precision.policy;
   estimate.batch = recipe.data.batch_size;
-  estimate.network = charge_of(models::layer_table(estimate.model, network_options(checkpoint)));
+  estimate.network = charge_of(layer_table(checkpoint.network));
   cost::CostMeter meter(estimate.network, estimate.batch);
   DecisionReader decisions(estimate.network, float_bits(*make_policy(recipe.precision)));
   const int64_t steps = checkpoint.progress.step;

@@ -90,6 +90,7 @@ class TrainingRun {
   void add_precision(MetricsLine& line) const;
   void log_epoch(const Evaluations& evaluations, double seconds);
   ProgressState progress_state() const;
+  NetworkDescription description() const;
   std::filesystem::path save();
   void write_quantized();
   void print_head();

@@ -19,6 +19,11 @@ std::optional<int> fraction_length_of(const std::vector<QuantParams>& params) {
 
 }  // namespace
 
+NetworkDescription TrainingRun::description() const {
+  return {to_toml(recipe_), recipe_.model.name, model_options_.classes, *model_options_.in_channels,
+          *model_options_.image_size};
+}
+
 void TrainingRun::start_from_init() {
   if (!recipe_.model.init.empty()) {
     import_weights(*network_, read_weights(recipe_.model.init), recipe_.model.init);
@@ -44,7 +49,8 @@ void TrainingRun::restore(const Checkpoint& checkpoint) {
   }
   progress_ = checkpoint.progress;
   // A run that was made longer since is not finished.
-  if (recipe_.train.epochs > parse_recipe(checkpoint.recipe, source).train.epochs) progress_.finished = false;
+  if (recipe_.train.epochs > parse_recipe(checkpoint.network.recipe, source).train.epochs)
+    progress_.finished = false;
   seconds_before_call_ = progress_.seconds;
   if (working_) {
     working_->load_state(from_stored(checkpoint.tensors_under("policy.")));
@@ -55,11 +61,7 @@ void TrainingRun::restore(const Checkpoint& checkpoint) {
 
 std::filesystem::path TrainingRun::save() {
   Checkpoint checkpoint;
-  checkpoint.recipe = to_toml(recipe_);
-  checkpoint.model = recipe_.model.name;
-  checkpoint.classes = model_options_.classes;
-  checkpoint.in_channels = *model_options_.in_channels;
-  checkpoint.image_size = *model_options_.image_size;
+  checkpoint.network = description();
   progress_.seconds = seconds_before_call_ + seconds_since(call_start_);
   checkpoint.progress = progress_;
   checkpoint.schedule = schedule_.state();
@@ -92,21 +94,18 @@ std::filesystem::path TrainingRun::save() {
 }
 
 void TrainingRun::write_quantized() {
-  QuantizedNetwork network;
-  network.recipe = to_toml(recipe_);
-  network.model = recipe_.model.name;
-  network.classes = model_options_.classes;
-  network.in_channels = *model_options_.in_channels;
-  network.image_size = *model_options_.image_size;
-  network.epochs = progress_.epoch;
-  network.steps = progress_.step;
-  network.session = session_->state();
-  network.zeros = working_->zero_fraction();
+  QuantizedNetwork quantized;
+  quantized.network = description();
+  quantized.epochs = progress_.epoch;
+  quantized.steps = progress_.step;
+  quantized.session = session_->state();
+  quantized.zeros = working_->zero_fraction();
   for (const WorkingTensor& one : working_->tensors()) {
-    network.formats.push_back({one.name, one.format.word_length, fraction_length_of(one.params), one.zeros});
+    quantized.formats.push_back(
+        {one.name, one.format.word_length, fraction_length_of(one.params), one.zeros});
   }
-  network.weights = export_weights(*network_);
-  write_quantized_network(run_.quantized_file(), network);
+  quantized.weights = export_weights(*network_);
+  write_quantized_network(run_.quantized_file(), quantized);
 }
 
 }  // namespace bitdial::train

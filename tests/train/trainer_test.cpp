@@ -177,7 +177,7 @@ TEST_F(TrainerTest, LearnsAndLeavesARunDirectory) {
       std::count_if(lines.begin(), lines.end(), [](const auto& line) { return line.at("kind") == "step"; }),
       21);
   EXPECT_LT(summary.train_loss, lines.front().at("loss").get<double>());
-  EXPECT_EQ(parse_recipe(read_checkpoint(find_checkpoint(run("a"), true)).recipe), recipe);
+  EXPECT_EQ(parse_recipe(read_checkpoint(find_checkpoint(run("a"), true)).network.recipe), recipe);
   EXPECT_EQ(list_checkpoints(run("a") / "checkpoints").size(), 2U);  // train.keep_checkpoints
 }
 

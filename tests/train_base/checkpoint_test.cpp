@@ -27,11 +27,11 @@ class CheckpointTest : public ::testing::Test {
 
 TEST_F(CheckpointTest, StoresEveryNumberExactly) {
   Checkpoint written;
-  written.recipe = "[train]\nepochs = 3\n";
-  written.model = "lenet5";
-  written.classes = 10;
-  written.in_channels = 3;
-  written.image_size = 32;
+  written.network.recipe = "[train]\nepochs = 3\n";
+  written.network.model = "lenet5";
+  written.network.classes = 10;
+  written.network.in_channels = 3;
+  written.network.image_size = 32;
   written.progress = {2, 5, 17, 0.1 + 0.2, 33, 640, 0.7, 1.0 / 3.0, 1, 12.5, true};
   written.schedule = {{"best", 1e-300}};
   written.session = {{"scale", 0x1.fffffep-3F}};
@@ -42,8 +42,8 @@ TEST_F(CheckpointTest, StoresEveryNumberExactly) {
   write_checkpoint(path, written);
 
   const Checkpoint read = read_checkpoint(path);
-  EXPECT_EQ(read.recipe, written.recipe);
-  EXPECT_EQ(read.model, "lenet5");
+  EXPECT_EQ(read.network.recipe, written.network.recipe);
+  EXPECT_EQ(read.network.model, "lenet5");
   EXPECT_EQ(read.progress.loss_sum, 0.1 + 0.2);
   EXPECT_EQ(read.progress.best_accuracy, 1.0 / 3.0);
   EXPECT_EQ(read.progress.learning_rate, 0.7);
