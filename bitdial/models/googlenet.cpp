@@ -28,22 +28,21 @@ class ConvNorm : public torch::nn::Module {
  public:
   ConvNorm(LayerFactory& make, const std::string& name, int64_t channels, int64_t kernel, int64_t stride,
            bool bias)
-      : conv_(make.conv(name + ".conv", channels, kernel, stride, kernel / 2, bias)),
-        norm_(make.norm(name + ".bn")) {
-    register_module("conv", conv_);
-    register_module("bn", norm_.ptr());
-    init_he_fan_out(conv_);
-    if (conv_->bias.defined()) torch::nn::init::zeros_(conv_->bias);
-    torch::nn::init::ones_(norm_.ptr()->named_parameters(false)["weight"]);
+      : both_{make.conv(name + ".conv", channels, kernel, stride, kernel / 2, bias),
+              make.norm(name + ".bn")} {
+    register_module("conv", both_.conv);
+    register_module("bn", both_.norm.ptr());
+    init_he_fan_out(both_.conv);
+    if (both_.conv->bias.defined()) torch::nn::init::zeros_(both_.conv->bias);
+    torch::nn::init::ones_(both_.norm.ptr()->named_parameters(false)["weight"]);
   }
 
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x, bool has_relu = true) const {
-    return stage.add_block(conv_, norm_, has_relu ? nn::Activation::kRelu : nn::Activation::kNone, x);
+    return both_.add_to(stage, x, has_relu ? nn::Activation::kRelu : nn::Activation::kNone);
   }
 
  private:
-  nn::Conv2d conv_;
-  torch::nn::AnyModule norm_;
+  NormalizedConv both_;
 };
 
 /// Four branches on one input, their outputs one after the other along the channels. Each branch is a stage;

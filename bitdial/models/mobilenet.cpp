@@ -25,20 +25,15 @@ class InvertedResidual : public torch::nn::Module {
     make.set_shape(input);
     shortcut_ = {make.conv(prefix + "shortcut.0", channels, 1, 1, 0, false),
                  make.norm(prefix + "shortcut.1")};
-    torch::nn::Sequential shortcut;
-    shortcut->push_back(shortcut_.conv);
-    shortcut->push_back(shortcut_.norm);
-    register_module("shortcut", shortcut);
+    register_module("shortcut", shortcut_.sequential());
   }
 
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
-    auto y = stage.add_block(expand_.conv, expand_.norm, nn::Activation::kRelu, x);
-    y = stage.add_block(depthwise_.conv, depthwise_.norm, nn::Activation::kRelu, y);
-    if (!adds_input_) return stage.add_block(project_.conv, project_.norm, nn::Activation::kNone, y);
-    const auto residual = shortcut_.conv.is_empty()
-                              ? x
-                              : stage.add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone, x);
-    return stage.add_block(project_.conv, project_.norm, nn::Activation::kNone, y, residual);
+    auto y = expand_.add_to(stage, x, nn::Activation::kRelu);
+    y = depthwise_.add_to(stage, y, nn::Activation::kRelu);
+    if (!adds_input_) return project_.add_to(stage, y, nn::Activation::kNone);
+    const auto residual = shortcut_.is_empty() ? x : shortcut_.add_to(stage, x, nn::Activation::kNone);
+    return project_.add_to(stage, y, nn::Activation::kNone, residual);
   }
 
   /// The block on its own, for a gate; without its multiply-accumulates.
@@ -49,23 +44,18 @@ class InvertedResidual : public torch::nn::Module {
   }
 
  private:
-  struct Layers {
-    nn::Conv2d conv{nullptr};
-    torch::nn::AnyModule norm;
-  };
-
-  Layers add_conv(LayerFactory& make, const std::string& prefix, int index, int64_t channels, int64_t kernel,
-                  int64_t stride, int64_t groups) {
+  NormalizedConv add_conv(LayerFactory& make, const std::string& prefix, int index, int64_t channels,
+                          int64_t kernel, int64_t stride, int64_t groups) {
     const std::string conv = "conv" + std::to_string(index);
     const std::string norm = "bn" + std::to_string(index);
-    Layers layers{make.conv(prefix + conv, channels, kernel, stride, kernel / 2, false, groups),
-                  make.norm(prefix + norm)};
+    NormalizedConv layers{make.conv(prefix + conv, channels, kernel, stride, kernel / 2, false, groups),
+                          make.norm(prefix + norm)};
     register_module(conv, layers.conv);
     register_module(norm, layers.norm.ptr());
     return layers;
   }
 
-  Layers expand_, depthwise_, project_, shortcut_;
+  NormalizedConv expand_, depthwise_, project_, shortcut_;
   bool adds_input_ = false;
 };
 
@@ -74,13 +64,13 @@ class MobileNetV2 : public Network {
   explicit MobileNetV2(const Options& options) {
     input_size_ = models::input_size(options, 3, 32);
     LayerFactory make(input_size_, options);
-    const Layers stem = add_conv(make, "1", 32, 3);
-    stem.add_to(stem_, stem_.add_input());
-    nn::Stage::Value x = stem.add_to(stage_, stage_.add_input());
+    const NormalizedConv stem = add_conv(make, "1", 32, 3);
+    stem.add_to(stem_, stem_.add_input(), nn::Activation::kRelu);
+    nn::Stage::Value x = stem.add_to(stage_, stage_.add_input(), nn::Activation::kRelu);
     x = add_blocks(make, options.zero_last_gamma, x);
-    const Layers head = add_conv(make, "2", 1280, 1);
-    head_.add_average_pool(head.add_to(head_, head_.add_input()));
-    stage_.add_average_pool(head.add_to(stage_, x));
+    const NormalizedConv head = add_conv(make, "2", 1280, 1);
+    head_.add_average_pool(head.add_to(head_, head_.add_input(), nn::Activation::kRelu));
+    stage_.add_average_pool(head.add_to(stage_, x, nn::Activation::kRelu));
     make.global_avg_pool("avgpool");
     linear_ = register_module("linear", make.linear("linear", options.classes));
     table_ = make.take_table();
@@ -109,17 +99,9 @@ class MobileNetV2 : public Network {
     gate_ = register_module("gate", nn::PrecisionGate(request, std::move(gated)));
   }
 
-  struct Layers {
-    nn::Conv2d conv{nullptr};
-    torch::nn::AnyModule norm;
-    nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
-      return stage.add_block(conv, norm, nn::Activation::kRelu, x);
-    }
-  };
-
-  Layers add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel) {
-    Layers layers{make.conv("conv" + number, channels, kernel, 1, kernel / 2, false),
-                  make.norm("bn" + number)};
+  NormalizedConv add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel) {
+    NormalizedConv layers{make.conv("conv" + number, channels, kernel, 1, kernel / 2, false),
+                          make.norm("bn" + number)};
     register_module("conv" + number, layers.conv);
     register_module("bn" + number, layers.norm.ptr());
     return layers;

@@ -119,6 +119,13 @@ ImageSize input_size(const Options& options, int64_t published_channels, int64_t
   return {options.in_channels.value_or(published_channels), edge, edge};
 }
 
+torch::nn::Sequential NormalizedConv::sequential() const {
+  torch::nn::Sequential both;
+  both->push_back(conv);
+  both->push_back(norm);
+  return both;
+}
+
 void init_he_fan_out(const nn::Conv2d& conv) {
   torch::NoGradGuard no_grad;
   torch::Tensor weight = conv->weight;

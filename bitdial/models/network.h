@@ -2,6 +2,7 @@
 
 #include <torch/torch.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,6 +67,20 @@ class LayerFactory {
   ImageSize shape_;
   Options options_;
   std::vector<LayerRow> table_;
+};
+
+/// A convolution and the normalisation behind it: one block of a stage.
+struct NormalizedConv {
+  nn::Conv2d conv{nullptr};
+  torch::nn::AnyModule norm;
+
+  bool is_empty() const { return conv.is_empty(); }
+  nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x, nn::Activation activation,
+                          std::optional<nn::Stage::Value> residual = std::nullopt) const {
+    return stage.add_block(conv, norm, activation, x, residual);
+  }
+  /// Children "0" and "1", as published networks name those of a shortcut.
+  torch::nn::Sequential sequential() const;
 };
 
 /// The images that a network is built for: what `options` says, else the published edge and channels.

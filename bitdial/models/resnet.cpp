@@ -30,8 +30,8 @@ class ResidualBlock : public torch::nn::Module {
       add_layers(make, prefix, channels, 3, stride);
       add_layers(make, prefix, channels, 3, 1);
     }
-    for (Layers& layers : main_) init_he_fan_out(layers.conv);
-    for (Layers& layers : main_) init_norm(layers.norm, &layers == &main_.back() ? last_gamma : 1.0);
+    for (NormalizedConv& layers : main_) init_he_fan_out(layers.conv);
+    for (NormalizedConv& layers : main_) init_norm(layers.norm, &layers == &main_.back() ? last_gamma : 1.0);
     const int64_t out_channels = make.shape().channels;
     if (stride != 1 || input.channels != out_channels) {
       add_shortcut(make, prefix, input, out_channels, stride);
@@ -42,10 +42,9 @@ class ResidualBlock : public torch::nn::Module {
   nn::GatedBlock gated() const {
     nn::GatedBlock alone{.in_channels = main_.front().conv->options.in_channels()};
     add_to(alone.block, alone.block.add_input());
-    if (!shortcut_.conv.is_empty()) {
+    if (!shortcut_.is_empty()) {
       alone.shortcut.emplace();
-      alone.shortcut->add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone,
-                                alone.shortcut->add_input());
+      shortcut_.add_to(*alone.shortcut, alone.shortcut->add_input(), nn::Activation::kNone);
     }
     return alone;
   }
@@ -53,25 +52,18 @@ class ResidualBlock : public torch::nn::Module {
   nn::Stage::Value add_to(nn::Stage& stage, nn::Stage::Value x) const {
     nn::Stage::Value y = x;
     for (size_t i = 0; i + 1 < main_.size(); ++i) {
-      y = stage.add_block(main_[i].conv, main_[i].norm, nn::Activation::kRelu, y);
+      y = main_[i].add_to(stage, y, nn::Activation::kRelu);
     }
-    const auto shortcut = shortcut_.conv.is_empty()
-                              ? x
-                              : stage.add_block(shortcut_.conv, shortcut_.norm, nn::Activation::kNone, x);
-    return stage.add_block(main_.back().conv, main_.back().norm, nn::Activation::kRelu, y, shortcut);
+    const auto shortcut = shortcut_.is_empty() ? x : shortcut_.add_to(stage, x, nn::Activation::kNone);
+    return main_.back().add_to(stage, y, nn::Activation::kRelu, shortcut);
   }
 
  private:
-  struct Layers {
-    nn::Conv2d conv{nullptr};
-    torch::nn::AnyModule norm;
-  };
-
   void add_layers(LayerFactory& make, const std::string& prefix, int64_t channels, int64_t kernel,
                   int64_t stride) {
     const std::string number = std::to_string(main_.size() + 1);
-    Layers layers{make.conv(prefix + "conv" + number, channels, kernel, stride, kernel / 2, false),
-                  make.norm(prefix + "bn" + number)};
+    NormalizedConv layers{make.conv(prefix + "conv" + number, channels, kernel, stride, kernel / 2, false),
+                          make.norm(prefix + "bn" + number)};
     register_module("conv" + number, layers.conv);
     register_module("bn" + number, layers.norm.ptr());
     main_.push_back(std::move(layers));
@@ -84,14 +76,11 @@ class ResidualBlock : public torch::nn::Module {
     shortcut_.norm = make.norm(prefix + "downsample.1");
     init_he_fan_out(shortcut_.conv);
     init_norm(shortcut_.norm, 1.0);
-    torch::nn::Sequential downsample;
-    downsample->push_back(shortcut_.conv);
-    downsample->push_back(shortcut_.norm);
-    register_module("downsample", downsample);
+    register_module("downsample", shortcut_.sequential());
   }
 
-  std::vector<Layers> main_;
-  Layers shortcut_;
+  std::vector<NormalizedConv> main_;
+  NormalizedConv shortcut_;
 };
 
 struct ResNetShape {
