@@ -83,7 +83,8 @@ class WeightGradient {
     visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * dy_.span(0).lanes), 1, kExactProducts / images_);
     const int64_t visits = (pixels_ + visit_ - 1) / visit_;
     const int64_t threads = num_threads();
-    parts_ = panel_count_ >= 2 * threads || panel_count_ % threads == 0 ? 1 : std::min(visits, threads);
+    parts_ =
+        panel_count_ >= 2 * threads ? 1 : std::min(visits, (4 * threads + panel_count_ - 1) / panel_count_);
     visits_per_part_ = (visits + parts_ - 1) / parts_;
     parts_ = (visits + visits_per_part_ - 1) / visits_per_part_;
     wide_ = pixels_ * images_ > kExactProducts;

@@ -35,6 +35,9 @@ void WeightGradient<Isa>::pack_x_columns(int64_t block, int64_t image, int64_t f
     }
   }
   const uint8_t* codes = static_cast<const uint8_t*>(p_.x.codes) + first + first_image * p_.x_image;
+  if (direct) {
+    for (int n = 0; n < 16; ++n) __builtin_prefetch(codes + n * p_.x_image + 4 * kTransposeBytes);
+  }
   for (int d = 0; d < x_split_.count; ++d) {
     const uint8_t* rows[16];
     for (int n = 0; n < 16; ++n) rows[n] = direct ? codes + n * p_.x_image : staged[d] + n * kTransposeBytes;
