@@ -50,6 +50,11 @@ at::Tensor float_forward(const GemmProblem& p, const at::Tensor& x, const at::Te
                          p.options.groups);
 }
 
+/// The pixels that a strided convolution of 1x1 kernels reads.
+at::Tensor read_pixels(const at::Tensor& x, at::IntArrayRef stride) {
+  return x.slice(2, 0, std::nullopt, stride[0]).slice(3, 0, std::nullopt, stride[1]);
+}
+
 // One direction of LibTorch's convolution backward. Of the operand that this direction does not read only the
 // sizes and the memory order matter.
 at::Tensor float_convolution_backward(const GemmProblem& p, const at::Tensor& dy, const at::Tensor& x,
@@ -58,6 +63,18 @@ at::Tensor float_convolution_backward(const GemmProblem& p, const at::Tensor& dy
   const auto gradients = at::convolution_backward(dy, x, w, std::nullopt, p.options.stride, p.options.padding,
                                                   p.options.dilation, false, {0, 0}, p.options.groups, mask);
   return direction == 0 ? std::get<0>(gradients) : std::get<1>(gradients);
+}
+
+/// oneDNN's weight gradient of a strided 1x1 convolution with few channels writes outside its buffers
+/// (uxlfoundation/oneDNN issue 6035); with the pixels that it reads as input the stride is one.
+at::Tensor float_weight_gradient(const GemmProblem& p, const at::Tensor& dy, const at::Tensor& x) {
+  const at::Tensor w = at::empty(p.w_sizes, dy.options(), dy.suggest_memory_format());
+  const ConvOptions& o = p.options;
+  const bool is_pointwise = p.w_sizes[2] == 1 && p.w_sizes[3] == 1 && o.padding[0] == 0 && o.padding[1] == 0;
+  if (!is_pointwise) return float_convolution_backward(p, dy, x, w, 1);
+  GemmProblem dense = p;
+  dense.options.stride = {1, 1};
+  return float_convolution_backward(dense, dy, read_pixels(x, o.stride), w, 1);
 }
 
 void sum_channels(const at::Tensor& y, const kernels::ChannelSums& sums) {
@@ -121,8 +138,7 @@ at::Tensor wtgrad(const GemmProblem& p, const QuantizedTensor& x, const Quantize
       const at::Tensor rows = g.reshape({-1, p.shape.out_channels});
       return deliver(rows.t().matmul(values.reshape({-1, p.shape.in_channels})), master, out);
     }
-    const at::Tensor w = at::empty(p.w_sizes, g.options(), g.suggest_memory_format());
-    return deliver(float_convolution_backward(p, g, values, w, 1), master, out);
+    return deliver(float_weight_gradient(p, g, values), master, out);
   }
   if (!out.defined()) out = empty(p.w_sizes, at::kFloat);
   kernels::conv2d_backward_weight(p.shape, operand(x), packed_operand(dy), out.mutable_data_ptr<float>());
