@@ -18,7 +18,6 @@ namespace bitdial::kernels {
 namespace {
 
 constexpr int64_t kLanes = 16;
-constexpr int64_t kMostElements = 2048;  // of a block of a ComputedTensor
 
 /// Numbers per channel repeat after this many elements, a multiple of 16; at least 128, so that neighbouring
 /// vectors are added to different sums.
@@ -57,7 +56,7 @@ class AffineBlocks {
  private:
   void compute(int64_t begin, int64_t end, void* to) const {
     const auto width = static_cast<int64_t>(shift_.size());
-    alignas(64) float made[kMostElements];
+    alignas(64) float made[ComputedTensor::kMostAtOnce];
     const void* a = element_at(y_.a, y_.type, begin);
     if (y_.pooled != nullptr) {
       y_.pooled->expand(begin, end, made);

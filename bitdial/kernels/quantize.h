@@ -85,9 +85,10 @@ QuantizeStatistics quantize(const BFloat16* x, const TensorShape& shape, const F
 
 /// A tensor that is made block by block while it is read, so that it need not exist.
 struct ComputedTensor {
+  static constexpr int64_t kMostAtOnce = 2048;
   OutputType type = OutputType::kFloat32;
   /// Writes elements begin .. end - 1 (memory order) to `to`; begin is a multiple of 16, end - begin at most
-  /// 2048. Called once per block, from several threads.
+  /// kMostAtOnce. Called once per block, from several threads.
   std::function<void(int64_t begin, int64_t end, void* to)> compute;
   void* values = nullptr;  ///< keeps the elements, if given
 };

@@ -6,6 +6,7 @@
 #include "bitdial/core/quantizer.h"
 #include "bitdial/kernels/bfloat16.h"
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/quantize.h"
 
 /// The inner loops behind quantize.h: one table per instruction set, all with the same bits. Arguments are
 /// trusted.
@@ -13,7 +14,7 @@ namespace bitdial::kernels {
 
 /// Elements of one call of an inner loop, and of one partial sum: 8 KiB of float32, so a second look at them
 /// hits L1.
-inline constexpr int64_t kBlock = 2048;
+inline constexpr int64_t kBlock = ComputedTensor::kMostAtOnce;
 
 /// Partial sums of |x| in a block: element i of the block belongs to sum i mod kSumLanes.
 inline constexpr int64_t kSumLanes = 16;

@@ -93,8 +93,8 @@ Widths widths_from(const nlohmann::json& json) {
   return {.w = all[0], .x = all[1], .dy = all[2]};
 }
 
-int width_of(const Widths& widths, TensorRole tensor) {
-  return tensor == TensorRole::kWeight ? widths.w : tensor == TensorRole::kInput ? widths.x : widths.dy;
+int Widths::*width_of(TensorRole tensor) {
+  return tensor == TensorRole::kWeight ? &Widths::w : tensor == TensorRole::kInput ? &Widths::x : &Widths::dy;
 }
 
 constexpr std::array kOperands{TensorRole::kWeight, TensorRole::kInput, TensorRole::kGradBprop};
@@ -207,7 +207,7 @@ Format AutoPolicy::format(TensorId id, const Widths& widths) const {
   if (!has_codes) return is_float32 ? Format::float32() : Format::bfloat16();
   Format format;
   const TensorRole tensor = tensor_of(id.role);
-  format.word_length = width_of(widths, tensor);
+  format.word_length = widths.*width_of(tensor);
   // Unsigned 8-bit codes fit what a ReLU leaves; 16 bits need no more range.
   const bool is_unsigned = tensor == TensorRole::kInput && format.word_length <= 8;
   format.rule = is_unsigned ? ScaleRule::kAffine : ScaleRule::kSymmetric;
@@ -303,8 +303,7 @@ std::optional<TensorPlan> AutoPolicy::redecide(TensorId id, const StepInfo& step
   if (evidence.contains("apt") && id.role == tensor_of(id.role)) {
     const auto measured = apt_.redecide(id, step, evidence.at("apt"));
     Widths again = widths;
-    int& own = id.role == TensorRole::kWeight ? again.w : id.role == TensorRole::kInput ? again.x : again.dy;
-    if (measured) own = measured->format.word_length;
+    if (measured) again.*width_of(id.role) = measured->format.word_length;
     plan.evidence["bits"] = to_json(again);
   }
   plan.format = format(id, widths);

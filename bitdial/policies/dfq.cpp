@@ -240,22 +240,17 @@ bool DfqPolicy::is_chosen(int layer) const {
 
 std::optional<double> DfqPolicy::mean_bits(TensorId id) const {
   if (is_weight(id.role) || !is_chosen(id.layer)) return std::nullopt;
-  double bits = 0.0;
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    bits += last_.shares[i] * (is_activation(id.role) ? choices_[i].activation : choices_[i].gradient);
-  }
-  return bits;
+  return mean([&](const dfq::Option& choice) {
+    return is_activation(id.role) ? choice.activation : choice.gradient;
+  });
 }
 
 double DfqPolicy::bits_covariance(int layer) const {
   if (!is_chosen(layer)) return 0.0;
-  double product = 0.0, x = 0.0, dy = 0.0;
-  for (size_t i = 0; i < choices_.size(); ++i) {
-    product += last_.shares[i] * choices_[i].activation * choices_[i].gradient;
-    x += last_.shares[i] * choices_[i].activation;
-    dy += last_.shares[i] * choices_[i].gradient;
-  }
-  return product - x * dy;
+  const auto x = [](const dfq::Option& choice) { return choice.activation; };
+  const auto dy = [](const dfq::Option& choice) { return choice.gradient; };
+  const double product = mean([&](const dfq::Option& choice) { return x(choice) * dy(choice); });
+  return product - mean(x) * mean(dy);
 }
 
 nlohmann::json DfqPolicy::state() const {

@@ -74,6 +74,13 @@ class DfqPolicy : public Policy {
   void keep_choices(const std::vector<int>& activation, const std::vector<int>& gradient);
   dfq::BlockSizes sizes_of(const GateUse& use) const;
   bool is_chosen(int layer) const;
+  /// Of a number per choice, over the last step's samples.
+  template <class Number>
+  double mean(const Number& number) const {
+    double sum = 0.0;
+    for (size_t i = 0; i < choices_.size(); ++i) sum += last_.shares[i] * number(choices_[i]);
+    return sum;
+  }
   double cost_again(const nlohmann::json& evidence) const;
   std::string why(TensorId id, const Format& format) const;
 

@@ -186,10 +186,10 @@ class Gather {
 
   void sum_channels(const BlockInput& input, int digit, int64_t images, int32_t* sums) const;
 
-  double sum_taps(const int32_t* first, int64_t cls) const;
-  /// The same for `count` pixels whose inputs are neighbours, too; where sums fit int32.
+  /// The sums of up to kSummedTogether pixels of a class whose inputs are neighbours; `Total` holds each.
   static constexpr int64_t kSummedTogether = 64;
-  void sum_neighbours(const int32_t* first, int64_t cls, int64_t count, double* sums) const;
+  template <class Total>
+  void sum_taps(const int32_t* first, int64_t cls, int64_t count, double* sums) const;
 
   // ---- tiles ----
 

@@ -131,16 +131,13 @@ double* Gather<Isa>::sum_pixels(const Block& block, const BlockInput& input, con
     for (int64_t i = 0; i < class_count_; begin = list.class_ends[i++]) {
       for (int64_t j = begin; j < list.class_ends[i];) {
         int64_t count = 1;
-        while (!wide_ && j + count < list.class_ends[i] && count < kSummedTogether &&
+        while (j + count < list.class_ends[i] && count < kSummedTogether &&
                list.sources[j + count] == list.sources[j] + count) {
           ++count;
         }
+        const int32_t* from = channel_sums + list.sources[j];
         double* to = sums + d * list.count + j;
-        if (count == 1) {
-          *to = sum_taps(channel_sums + list.sources[j], i);
-        } else {
-          sum_neighbours(channel_sums + list.sources[j], i, count, to);
-        }
+        wide_ ? sum_taps<int64_t>(from, i, count, to) : sum_taps<int32_t>(from, i, count, to);
         j += count;
       }
     }
@@ -160,10 +157,11 @@ void Gather<Isa>::sum_channels(const BlockInput& input, int digit, int64_t image
 }
 
 template <class Isa>
-void Gather<Isa>::sum_neighbours(const int32_t* first, int64_t cls, int64_t count, double* sums) const {
+template <class Total>
+void Gather<Isa>::sum_taps(const int32_t* first, int64_t cls, int64_t count, double* sums) const {
   const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
   const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
-  int32_t totals[kSummedTogether] = {};
+  Total totals[kSummedTogether] = {};
   const int64_t taps = classes_[cls].segment_count == 0 ? 0 : cols.last - cols.first;
   for (int64_t r = 0; r < rows.last - rows.first; ++r) {
     for (int64_t q = 0; q < taps; ++q) {
@@ -172,19 +170,6 @@ void Gather<Isa>::sum_neighbours(const int32_t* first, int64_t cls, int64_t coun
     }
   }
   for (int64_t i = 0; i < count; ++i) sums[i] = static_cast<double>(totals[i]);
-}
-
-template <class Isa>
-double Gather<Isa>::sum_taps(const int32_t* first, int64_t cls) const {
-  const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
-  const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
-  int64_t sum = 0;
-  if (classes_[cls].segment_count == 0) return 0.0;
-  for (int64_t r = 0; r < rows.last - rows.first; ++r) {
-    const int32_t* row = first + r * p_.rows.dilation * p_.cols.in;
-    for (int64_t q = 0; q < cols.last - cols.first; ++q) sum += row[q * p_.cols.dilation];
-  }
-  return static_cast<double>(sum);
 }
 
 }  // namespace bitdial::kernels::vector
