@@ -14,7 +14,7 @@ BELOW = {
     "ops": ["core", "kernels"],
     "nn": ["core", "kernels", "ops"],
     "policies": ["core"],
-    "cost": ["core", "kernels"],
+    "cost": ["core", "kernels", "ops"],
     "models": ["core", "kernels", "ops", "nn"],
     "data": ["core"],
     "train": ["core", "kernels", "ops", "nn", "policies", "cost", "models", "data"],

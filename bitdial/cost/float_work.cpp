@@ -1,11 +1,10 @@
-// LibTorch's convolutions and matrix products, called as the layers call them (ops/gemm.cpp).
+// LibTorch's convolutions and matrix products, called as the layers call them (ops/gemm_problem.cpp).
 #include <ATen/ATen.h>
 #include <torch/version.h>
 
-#include <array>
-
 #include "bitdial/core/parallel.h"
 #include "bitdial/cost/work.h"
+#include "bitdial/ops/float_convolution.h"
 
 namespace bitdial::cost {
 namespace {
@@ -32,18 +31,19 @@ std::function<void()> matrix_product(const Operands& t, Gemm gemm) {
 }
 
 std::function<void()> convolution(const kernels::ConvShape& s, const Operands& t, Gemm gemm) {
-  const std::array<int64_t, 2> stride{s.stride_height, s.stride_width};
-  const std::array<int64_t, 2> padding{s.padding_height, s.padding_width};
-  const std::array<int64_t, 2> dilation{s.dilation_height, s.dilation_width};
-  const int64_t groups = s.groups;
-  if (gemm == Gemm::kFprop) {
-    return [=] { at::convolution(t.x, t.w, {}, stride, padding, dilation, false, {0, 0}, groups); };
+  const ops::ConvOptions options{.stride = {s.stride_height, s.stride_width},
+                                 .padding = {s.padding_height, s.padding_width},
+                                 .dilation = {s.dilation_height, s.dilation_width},
+                                 .groups = s.groups};
+  switch (gemm) {
+    case Gemm::kFprop:
+      return [=] { ops::float_forward(t.x, t.w, {}, options); };
+    case Gemm::kBprop:
+      return [=] { ops::float_data_gradient(t.dy, t.w, t.x.sizes(), options); };
+    case Gemm::kWtgrad:
+      return [=] { ops::float_weight_gradient(t.dy, t.x, t.w.sizes(), options); };
   }
-  const std::array<bool, 3> mask{gemm == Gemm::kBprop, gemm == Gemm::kWtgrad, false};
-  return [=] {
-    at::convolution_backward(t.dy, t.x, t.w, std::nullopt, stride, padding, dilation, false, {0, 0}, groups,
-                             mask);
-  };
+  return {};
 }
 
 }  // namespace

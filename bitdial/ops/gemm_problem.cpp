@@ -3,12 +3,12 @@
 #include <fmt/ranges.h>
 #include <torch/torch.h>
 
-#include <array>
 #include <string>
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/profile.h"
 #include "bitdial/kernels/channel_sums.h"
+#include "bitdial/ops/float_convolution.h"
 
 namespace bitdial::ops {
 namespace {
@@ -42,39 +42,9 @@ at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype) {
   return at::empty(sizes, at::TensorOptions().dtype(dtype), format);
 }
 
-at::Tensor float_forward(const GemmProblem& p, const at::Tensor& x, const at::Tensor& w,
-                         const at::Tensor& bias) {
+at::Tensor forward(const GemmProblem& p, const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
   const at::Tensor b = bias.defined() ? bias.to(x.scalar_type()) : bias;
-  if (p.is_linear) return at::linear(x, w, b);
-  return at::convolution(x, w, b, p.options.stride, p.options.padding, p.options.dilation, false, {0, 0},
-                         p.options.groups);
-}
-
-/// The pixels that a strided convolution of 1x1 kernels reads.
-at::Tensor read_pixels(const at::Tensor& x, at::IntArrayRef stride) {
-  return x.slice(2, 0, std::nullopt, stride[0]).slice(3, 0, std::nullopt, stride[1]);
-}
-
-// One direction of LibTorch's convolution backward. Of the operand that this direction does not read only the
-// sizes and the memory order matter.
-at::Tensor float_convolution_backward(const GemmProblem& p, const at::Tensor& dy, const at::Tensor& x,
-                                      const at::Tensor& w, int direction) {
-  const std::array<bool, 3> mask = {direction == 0, direction == 1, false};
-  const auto gradients = at::convolution_backward(dy, x, w, std::nullopt, p.options.stride, p.options.padding,
-                                                  p.options.dilation, false, {0, 0}, p.options.groups, mask);
-  return direction == 0 ? std::get<0>(gradients) : std::get<1>(gradients);
-}
-
-/// oneDNN's weight gradient of a strided 1x1 convolution with few channels writes outside its buffers
-/// (uxlfoundation/oneDNN issue 6035); with the pixels that it reads as input the stride is one.
-at::Tensor float_weight_gradient(const GemmProblem& p, const at::Tensor& dy, const at::Tensor& x) {
-  const at::Tensor w = at::empty(p.w_sizes, dy.options(), dy.suggest_memory_format());
-  const ConvOptions& o = p.options;
-  const bool is_pointwise = p.w_sizes[2] == 1 && p.w_sizes[3] == 1 && o.padding[0] == 0 && o.padding[1] == 0;
-  if (!is_pointwise) return float_convolution_backward(p, dy, x, w, 1);
-  GemmProblem dense = p;
-  dense.options.stride = {1, 1};
-  return float_convolution_backward(dense, dy, read_pixels(x, o.stride), w, 1);
+  return p.is_linear ? at::linear(x, w, b) : float_forward(x, w, b, p.options);
 }
 
 void sum_channels(const at::Tensor& y, const kernels::ChannelSums& sums) {
@@ -98,8 +68,7 @@ at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const Quantized
   const PhaseScope phase(Phase::kGemm);
   if (!runs_on_integers(p.arithmetic, x, true, w, true)) {
     const at::ScalarType dtype = compute_dtype(p, x, w);
-    const at::Tensor y =
-        deliver(float_forward(p, dequantize(x, dtype), dequantize(w, dtype), bias), p.dtype, out);
+    const at::Tensor y = deliver(forward(p, dequantize(x, dtype), dequantize(w, dtype), bias), p.dtype, out);
     if (sums != nullptr) sum_channels(y, *sums);
     return y;
   }
@@ -119,8 +88,7 @@ at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const Quantize
     const at::Tensor g = dequantize(dy, dtype);
     const at::Tensor values = dequantize(w, dtype);
     if (p.is_linear) return deliver(g.matmul(values), p.dtype, out);
-    const at::Tensor x = at::empty(p.x_sizes, g.options(), g.suggest_memory_format());
-    return deliver(float_convolution_backward(p, g, x, values, 0), p.dtype, out);
+    return deliver(float_data_gradient(g, values, p.x_sizes, p.options), p.dtype, out);
   }
   if (!out.defined()) out = empty(p.x_sizes, p.dtype);
   kernels::conv2d_backward_data(p.shape, operand(dy), packed_operand(w), output(out));
@@ -138,7 +106,7 @@ at::Tensor wtgrad(const GemmProblem& p, const QuantizedTensor& x, const Quantize
       const at::Tensor rows = g.reshape({-1, p.shape.out_channels});
       return deliver(rows.t().matmul(values.reshape({-1, p.shape.in_channels})), master, out);
     }
-    return deliver(float_weight_gradient(p, g, values), master, out);
+    return deliver(float_weight_gradient(g, values, p.w_sizes, p.options), master, out);
   }
   if (!out.defined()) out = empty(p.w_sizes, at::kFloat);
   kernels::conv2d_backward_weight(p.shape, operand(x), packed_operand(dy), out.mutable_data_ptr<float>());
