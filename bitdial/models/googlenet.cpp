@@ -30,8 +30,7 @@ class ConvNorm : public torch::nn::Module {
            bool bias)
       : both_{make.conv(name + ".conv", channels, kernel, stride, kernel / 2, bias),
               make.norm(name + ".bn")} {
-    register_module("conv", both_.conv);
-    register_module("bn", both_.norm.ptr());
+    both_.register_in(*this, "conv", "bn");
     init_he_fan_out(both_.conv);
     if (both_.conv->bias.defined()) torch::nn::init::zeros_(both_.conv->bias);
     torch::nn::init::ones_(both_.norm.ptr()->named_parameters(false)["weight"]);

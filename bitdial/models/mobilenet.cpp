@@ -50,8 +50,7 @@ class InvertedResidual : public torch::nn::Module {
     const std::string norm = "bn" + std::to_string(index);
     NormalizedConv layers{make.conv(prefix + conv, channels, kernel, stride, kernel / 2, false, groups),
                           make.norm(prefix + norm)};
-    register_module(conv, layers.conv);
-    register_module(norm, layers.norm.ptr());
+    layers.register_in(*this, conv, norm);
     return layers;
   }
 
@@ -102,8 +101,7 @@ class MobileNetV2 : public Network {
   NormalizedConv add_conv(LayerFactory& make, const std::string& number, int64_t channels, int64_t kernel) {
     NormalizedConv layers{make.conv("conv" + number, channels, kernel, 1, kernel / 2, false),
                           make.norm("bn" + number)};
-    register_module("conv" + number, layers.conv);
-    register_module("bn" + number, layers.norm.ptr());
+    layers.register_in(*this, "conv" + number, "bn" + number);
     return layers;
   }
 

@@ -119,6 +119,12 @@ ImageSize input_size(const Options& options, int64_t published_channels, int64_t
   return {options.in_channels.value_or(published_channels), edge, edge};
 }
 
+void NormalizedConv::register_in(torch::nn::Module& parent, const std::string& conv_name,
+                                 const std::string& norm_name) const {
+  parent.register_module(conv_name, conv);
+  parent.register_module(norm_name, norm.ptr());
+}
+
 torch::nn::Sequential NormalizedConv::sequential() const {
   torch::nn::Sequential both;
   both->push_back(conv);

@@ -79,6 +79,8 @@ struct NormalizedConv {
                           std::optional<nn::Stage::Value> residual = std::nullopt) const {
     return stage.add_block(conv, norm, activation, x, residual);
   }
+  void register_in(torch::nn::Module& parent, const std::string& conv_name,
+                   const std::string& norm_name) const;
   /// Children "0" and "1", as published networks name those of a shortcut.
   torch::nn::Sequential sequential() const;
 };

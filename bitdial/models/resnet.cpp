@@ -64,8 +64,7 @@ class ResidualBlock : public torch::nn::Module {
     const std::string number = std::to_string(main_.size() + 1);
     NormalizedConv layers{make.conv(prefix + "conv" + number, channels, kernel, stride, kernel / 2, false),
                           make.norm(prefix + "bn" + number)};
-    register_module("conv" + number, layers.conv);
-    register_module("bn" + number, layers.norm.ptr());
+    layers.register_in(*this, "conv" + number, "bn" + number);
     main_.push_back(std::move(layers));
   }
 

@@ -66,7 +66,7 @@ Checkpoint to_checkpoint(QuantizedNetwork quantized) {
   checkpoint.network = std::move(quantized.network);
   checkpoint.progress.epoch = quantized.epochs;
   checkpoint.progress.step = quantized.steps;
-  checkpoint.session = quantized.session;
+  checkpoint.session = std::move(quantized.session);
   checkpoint.tensors = std::move(quantized.weights.tensors);
   for (StoredTensor& tensor : checkpoint.tensors) tensor.name.insert(0, "model.");
   return checkpoint;

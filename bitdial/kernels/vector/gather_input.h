@@ -137,7 +137,11 @@ double* Gather<Isa>::sum_pixels(const Block& block, const BlockInput& input, con
         }
         const int32_t* from = channel_sums + list.sources[j];
         double* to = sums + d * list.count + j;
-        wide_ ? sum_taps<int64_t>(from, i, count, to) : sum_taps<int32_t>(from, i, count, to);
+        if (wide_) {
+          sum_taps<int64_t>(from, i, count, to);
+        } else {
+          sum_taps<int32_t>(from, i, count, to);
+        }
         j += count;
       }
     }
@@ -161,7 +165,8 @@ template <class Total>
 void Gather<Isa>::sum_taps(const int32_t* first, int64_t cls, int64_t count, double* sums) const {
   const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
   const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
-  Total totals[kSummedTogether] = {};
+  Total totals[kSummedTogether];
+  std::fill_n(totals, count, Total{0});
   const int64_t taps = classes_[cls].segment_count == 0 ? 0 : cols.last - cols.first;
   for (int64_t r = 0; r < rows.last - rows.first; ++r) {
     for (int64_t q = 0; q < taps; ++q) {
