@@ -93,8 +93,8 @@ PixelList Gather<Isa>::list_pixels(const Block& block, const BlockInput& input, 
   list.class_ends = workspace.take<int64_t>(class_count_);
   for (int64_t i = 0; i < class_count_; ++i) {
     for (int64_t n = 0; n < images; ++n) {
-      for (int64_t o = block.first_row; o < block.last_row; ++o) {
-        if (p_.rows.class_of[static_cast<size_t>(o)] != i / col_classes_) continue;
+      for (const int32_t o : p_.rows.members[static_cast<size_t>(i / col_classes_)]) {
+        if (o < block.first_row || o >= block.last_row) continue;
         const int64_t row = p_.rows.spans[static_cast<size_t>(o)].input - input.first_row;
         list_row(i, n * input.image_bytes + row * input.row_bytes, (n * input.rows + row) * p_.cols.in,
                  (n * p_.rows.out + o) * p_.cols.out, list);
@@ -109,10 +109,8 @@ template <class Isa>
 void Gather<Isa>::list_row(int64_t cls, int64_t input, int64_t source, int64_t output,
                            PixelList& list) const {
   const TapSpan* spans = p_.cols.spans.data();
-  const int32_t* class_of = p_.cols.class_of.data();
   const bool reads = classes_[cls].segment_count > 0;
-  for (int64_t o = 0; o < p_.cols.out; ++o) {
-    if (class_of[o] != cls % col_classes_) continue;
+  for (const int32_t o : p_.cols.members[static_cast<size_t>(cls % col_classes_)]) {
     const int64_t at = reads ? input + spans[o].input * pixel_bytes_ : 0;
     if (list.sources) list.sources[list.count] = static_cast<int32_t>(reads ? source + spans[o].input : 0);
     list.pixels[list.count++] = {static_cast<int32_t>(at), static_cast<int32_t>(output + o)};

@@ -188,12 +188,16 @@ void Gather<Isa>::partition() {
     const int64_t rows_in = std::max<int64_t>(1, kBlockBytes / row);
     block_rows_ = std::max<int64_t>(1, rows_in * p_.rows.out / p_.rows.in);
   }
-  // Channel sums need blocks that do not depend on the number of threads.
-  const int64_t tasks = p_.output.sums ? 4 : threads > 1 ? 2 * threads : 1;
-  images_ = std::min(images_, std::max<int64_t>(1, p_.batch / tasks));
+  // Threads need several tasks each, to end together. The number of blocks depends on the problem alone, as
+  // the sums of channels are added up by block; panels are shared out by what is there. A block is to fill
+  // the tiles of every border class, and sums over its pixels are taken once per split.
+  constexpr int64_t kLeastPixels = 2048, kFewestBlocks = 4, kMostBlocks = 32, kTasks = 8;
+  const int64_t wanted_blocks = std::clamp(p_.batch * pixels / kLeastPixels, kFewestBlocks, kMostBlocks);
+  images_ = std::min(images_, std::max<int64_t>(1, p_.batch / wanted_blocks));
   row_blocks_ = (p_.rows.out + block_rows_ - 1) / block_rows_;
   blocks_ = (p_.batch + images_ - 1) / images_ * row_blocks_;
-  splits_ = std::clamp<int64_t>(threads / blocks_, 1, panel_count_);
+  const int64_t wanted_tasks = threads > 1 && !needs_sums_ ? kTasks * threads : threads;
+  splits_ = std::clamp<int64_t>((wanted_tasks + blocks_ - 1) / blocks_, 1, panel_count_);
 }
 
 }  // namespace bitdial::kernels::vector

@@ -18,11 +18,16 @@ TapSpan clip(int64_t first, int64_t last, int64_t input, int64_t in, int64_t dil
 }
 
 void find_classes(TapAxis& axis) {
-  for (const TapSpan& span : axis.spans) {
+  for (size_t o = 0; o < axis.spans.size(); ++o) {
+    const TapSpan& span = axis.spans[o];
     const auto same = [&](const TapSpan& c) { return c.first == span.first && c.last == span.last; };
-    const auto found = std::find_if(axis.classes.begin(), axis.classes.end(), same);
-    axis.class_of.push_back(static_cast<int32_t>(found - axis.classes.begin()));
-    if (found == axis.classes.end()) axis.classes.push_back(span);
+    const auto known = static_cast<size_t>(std::find_if(axis.classes.begin(), axis.classes.end(), same) -
+                                           axis.classes.begin());
+    if (known == axis.classes.size()) {
+      axis.classes.push_back(span);
+      axis.members.emplace_back();
+    }
+    axis.members[known].push_back(static_cast<int32_t>(o));
   }
 }
 

@@ -22,7 +22,7 @@ struct TapAxis {
   std::vector<int32_t> order;  ///< packed tap -> tap of the kernel
   std::vector<TapSpan>
       classes;  ///< the distinct (first, last): border classes, and phases of a strided gradient
-  std::vector<int32_t> class_of;  ///< one per output coordinate
+  std::vector<std::vector<int32_t>> members;  ///< by class, its output coordinates in order
 };
 
 /// One axis of conv2d's geometry.

@@ -24,11 +24,14 @@ class WeightGradient {
 
   void run() {
     prepare();
-    run_tasks(panel_count_ * parts_, [this](int64_t task) { run_part(task / parts_, task % parts_); });
+    const int64_t tasks = parts_ * groups_;  // of a panel; one of the two is 1
+    run_tasks(panel_count_ * tasks, [this, tasks](int64_t task) {
+      run_part(task / tasks, task % tasks / groups_, group_at(task % groups_));
+    });
     if (parts_ == 1) return;
     run_tasks(panel_count_ * taps_, [this](int64_t task) {
       const PanelSpan& panel = dy_.span(task / taps_);
-      finish(panel, task % taps_, parts_of(panel));
+      finish(panel, task % taps_, {0, p_.channels}, parts_of(panel));
     });
   }
 
@@ -77,17 +80,36 @@ class WeightGradient {
     plan_visits();
   }
 
+  /// Input channels [begin, end).
+  struct ChannelSpan {
+    int64_t begin = 0, end = 0;
+  };
+
+  ChannelSpan group_at(int64_t group) const {
+    const auto border = [this](int64_t i) {  // whole vectors, as results are transposed
+      return (p_.channels * i / groups_ + Isa::kWidth - 1) / Isa::kWidth * Isa::kWidth;
+    };
+    return {border(group), std::min(border(group + 1), p_.channels)};
+  }
+
   /// A visit covers as many output pixels as keep their dy in the L2 cache while all taps and channels pass.
+  /// Threads need several tasks each, to end together: a panel is cut into groups of channels, each of which
+  /// reads all of dy, or into parts of the pixels, whose sums are added up afterwards.
   void plan_visits() {
     constexpr int64_t kVisitBytes = 256 << 10;
     visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * dy_.span(0).lanes), 1, kExactProducts / images_);
     const int64_t visits = (pixels_ + visit_ - 1) / visit_;
     const int64_t threads = num_threads();
-    parts_ =
-        panel_count_ >= 2 * threads ? 1 : std::min(visits, (4 * threads + panel_count_ - 1) / panel_count_);
+    const int64_t tasks = threads == 1 ? 1 : (4 * threads + panel_count_ - 1) / panel_count_;
+    wide_ = pixels_ * images_ > kExactProducts;
+    constexpr int64_t kGroupChannels = 64;  // dy is worth reading once for so many
+    if (!wide_) groups_ = std::clamp<int64_t>(p_.channels / kGroupChannels, 1, tasks);
+    if (const int64_t parts = std::min(visits, tasks); panel_count_ < 2 * threads && parts >= groups_) {
+      parts_ = parts;
+      groups_ = 1;
+    }
     visits_per_part_ = (visits + parts_ - 1) / parts_;
     parts_ = (visits + visits_per_part_ - 1) / visits_per_part_;
-    wide_ = pixels_ * images_ > kExactProducts;
     one_visit_ = visits == 1;
     sums_size_ = pairs_ * (one_visit_ ? 1 : taps_) * padded_channels_;
     if (parts_ == 1) return;
@@ -163,7 +185,7 @@ class WeightGradient {
     return (one_visit_ ? pair : pair * taps_ + tap) * padded_channels_;
   }
 
-  void run_part(int64_t panel_index, int64_t part) {
+  void run_part(int64_t panel_index, int64_t part, const ChannelSpan& channels) {
     Workspace workspace;
     const PanelSpan& panel = dy_.span(panel_index);
     const int64_t size = sums_size_ * panel.lanes;
@@ -183,14 +205,14 @@ class WeightGradient {
       }
       for (int64_t tap = 0; tap < taps_; ++tap) {
         const int64_t count = find_segments(tap_at(tap), begin, last, segments);
-        visit_tap(tap, panel, segments, count, pending == 0, sums.narrow);
-        if (one_visit_) finish(panel, tap, sums);
+        visit_tap(tap, panel, channels, segments, count, pending == 0, sums.narrow);
+        if (one_visit_) finish(panel, tap, channels, sums);
       }
       pending += (last - begin) * images_;
     }
     if (wide_) flush(sums, size);
     if (parts_ > 1 || one_visit_) return;
-    for (int64_t tap = 0; tap < taps_; ++tap) finish(panel, tap, sums);
+    for (int64_t tap = 0; tap < taps_; ++tap) finish(panel, tap, channels, sums);
   }
 
   static void flush(const Sums& sums, int64_t size) {
@@ -218,32 +240,33 @@ class WeightGradient {
   }
 
   /// Starts the sums anew or adds to them.
-  void visit_tap(int64_t tap, const PanelSpan& panel, const Segment* segments, int64_t count, bool anew,
-                 int32_t* sums) const {
+  void visit_tap(int64_t tap, const PanelSpan& panel, const ChannelSpan& channels, const Segment* segments,
+                 int64_t count, bool anew, int32_t* sums) const {
     for (int a = 0; a < x_split_.count; ++a) {
       for (int b = 0; b < dy_split_.count; ++b) {
         int32_t* rows = sums + sums_row(a * dy_split_.count + b, tap) * panel.lanes;
-        visit_channels(std::integral_constant<int, Isa::kMaxVectors>{}, xt_ + a * x_plane_,
+        visit_channels(std::integral_constant<int, Isa::kMaxVectors>{}, xt_ + a * x_plane_, channels,
                        dy_.data(packed_dy_, panel, b), panel.lanes, segments, count, anew, rows);
       }
     }
   }
 
   template <int kVectors>
-  void visit_channels(std::integral_constant<int, kVectors>, const uint8_t* x, const int8_t* dy,
-                      int64_t lanes, const Segment* segments, int64_t count, bool anew, int32_t* sums) const {
+  void visit_channels(std::integral_constant<int, kVectors>, const uint8_t* x, const ChannelSpan& channels,
+                      const int8_t* dy, int64_t lanes, const Segment* segments, int64_t count, bool anew,
+                      int32_t* sums) const {
     if constexpr (kVectors > 1) {
       if (lanes != kVectors * Isa::kWidth) {
-        visit_channels(std::integral_constant<int, kVectors - 1>{}, x, dy, lanes, segments, count, anew,
-                       sums);
+        visit_channels(std::integral_constant<int, kVectors - 1>{}, x, channels, dy, lanes, segments, count,
+                       anew, sums);
         return;
       }
     }
     constexpr int kFull = Isa::kRows[kVectors];
     constexpr int kMiddle = (2 * kFull + 2) / 3;
     constexpr int kSmall = (kFull + 2) / 3;
-    for (int64_t c = 0; c < p_.channels; c += kFull) {
-      const int64_t left = p_.channels - c;
+    for (int64_t c = channels.begin; c < channels.end; c += kFull) {
+      const int64_t left = channels.end - c;
       int32_t* rows = sums + c * lanes;
       if (left > kMiddle) {
         add_tile<kFull, kVectors>(x, c, dy, segments, count, anew, rows);
@@ -280,7 +303,7 @@ class WeightGradient {
   // ---- results ----
 
   /// One tap of a panel: adds parts and digits, takes out zero points, scales, transposes to [k][tap][c].
-  void finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const;
+  void finish(const PanelSpan& panel, int64_t tap, const ChannelSpan& channels, const Sums& sums) const;
 
   /// values[channel][lane] -> dw[lane][tap][channel].
   void store_channels(const PanelSpan& panel, int64_t tap, int64_t channel, int64_t count,
@@ -302,7 +325,8 @@ class WeightGradient {
   bool wide_ = false, one_visit_ = false, offsets_ = false, needs_x_sums_ = false;
   int64_t pairs_ = 1, taps_ = 1, image_blocks_ = 1, images_ = 4, quads_ = 1, pixels_ = 1;
   int64_t panel_count_ = 1, padded_columns_ = 0, padded_channels_ = 0, x_plane_ = 0;
-  int64_t zero_x_ = 0, zero_dy_ = 0, visit_ = 1, visits_per_part_ = 1, parts_ = 1, sums_size_ = 0;
+  int64_t zero_x_ = 0, zero_dy_ = 0, visit_ = 1, visits_per_part_ = 1, parts_ = 1, groups_ = 1,
+          sums_size_ = 0;
   uint8_t* xt_ = nullptr;
   double* x_sums_ = nullptr;
   double* tap_dy_sums_ = nullptr;

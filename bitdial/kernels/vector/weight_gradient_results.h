@@ -6,7 +6,8 @@
 namespace bitdial::kernels::vector {
 
 template <class Isa>
-void WeightGradient<Isa>::finish(const PanelSpan& panel, int64_t tap, const Sums& sums) const {
+void WeightGradient<Isa>::finish(const PanelSpan& panel, int64_t tap, const ChannelSpan& channels,
+                                 const Sums& sums) const {
   constexpr int64_t kChannels = Isa::kWidth;
   alignas(64) float values[kChannels * kMaxLanes];
   alignas(64) int32_t starts[kMaxLanes];
@@ -15,8 +16,8 @@ void WeightGradient<Isa>::finish(const PanelSpan& panel, int64_t tap, const Sums
     const double sum = tap_dy_sums_[tap * padded_columns_ + panel.begin + k];
     starts[k] = static_cast<int32_t>(fast ? -zero_x_ * static_cast<int64_t>(sum) : 0);
   }
-  for (int64_t c = 0; c < p_.channels; c += kChannels) {
-    const int64_t count = std::min(kChannels, p_.channels - c);
+  for (int64_t c = channels.begin; c < channels.end; c += kChannels) {
+    const int64_t count = std::min(kChannels, channels.end - c);
     for (int64_t i = 0; i < count; ++i) {
       if (fast) {
         finish_fast(sums, panel, tap, c + i, starts, values + i * kMaxLanes);
