@@ -12,6 +12,8 @@ namespace {
 struct Isa : vector::AvxBase {
   static constexpr int kMaxVectors = 2;
   static constexpr int kRows[] = {0, 6, 4};
+  static constexpr int kWideBytes = 64;
+  static constexpr int64_t kVisitBytes = 24 << 10;
 
   struct Panel {
     __m256i even, odd;
@@ -22,9 +24,17 @@ struct Isa : vector::AvxBase {
     const __m256i bytes = load_bytes(p);
     return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
   }
-  static Quad broadcast(const uint8_t* p) { return widen(broadcast_bytes(p)); }
-  static Quad load_quads(const uint8_t* p) { return widen(load_bytes(reinterpret_cast<const int8_t*>(p))); }
-  static Quad widen(__m256i bytes) {
+  static Panel load_wide(const int8_t* p) { return {load_bytes(p), load_bytes(p + 32)}; }
+  static void widen(const int8_t* from, int64_t count, int8_t* to) {
+    for (; count > 0; count -= 32, from += 32, to += kWideBytes) {
+      const Panel panel = load_panel(from);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), panel.even);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 32), panel.odd);
+    }
+  }
+  static Quad broadcast(const uint8_t* p) { return split(broadcast_bytes(p)); }
+  static Quad load_quads(const uint8_t* p) { return split(load_bytes(reinterpret_cast<const int8_t*>(p))); }
+  static Quad split(__m256i bytes) {
     return {_mm256_and_si256(bytes, _mm256_set1_epi16(0xFF)), _mm256_srli_epi16(bytes, 8)};
   }
   static Sum dot(Sum sum, const Quad& a, const Panel& b) {

@@ -13,6 +13,8 @@ struct Isa {
   static constexpr int kWidth = 16;
   static constexpr int kMaxVectors = 4;
   static constexpr int kRows[] = {0, 24, 12, 8, 6};
+  static constexpr int kWideBytes = 64;
+  static constexpr int64_t kVisitBytes = 256 << 10;
 
   using Sum = __m512i;
   using Panel = __m512i;
@@ -23,6 +25,7 @@ struct Isa {
   static Sum load(const int32_t* p) { return _mm512_loadu_si512(p); }
   static void store(int32_t* p, Sum v) { _mm512_storeu_si512(p, v); }
   static Panel load_panel(const int8_t* p) { return _mm512_loadu_si512(p); }
+  static Panel load_wide(const int8_t* p) { return load_panel(p); }
   static Quad broadcast(const uint8_t* p) {
     int32_t quad;
     std::memcpy(&quad, p, sizeof(quad));

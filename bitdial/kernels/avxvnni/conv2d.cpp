@@ -11,11 +11,14 @@ namespace {
 struct Isa : vector::AvxBase {
   static constexpr int kMaxVectors = 2;
   static constexpr int kRows[] = {0, 12, 6};
+  static constexpr int kWideBytes = 32;
+  static constexpr int64_t kVisitBytes = 256 << 10;
 
   using Panel = __m256i;
   using Quad = __m256i;
 
   static Panel load_panel(const int8_t* p) { return load_bytes(p); }
+  static Panel load_wide(const int8_t* p) { return load_panel(p); }
   static Quad broadcast(const uint8_t* p) { return broadcast_bytes(p); }
   static Quad load_quads(const uint8_t* p) { return load_bytes(reinterpret_cast<const int8_t*>(p)); }
   static Sum dot(Sum sum, Quad a, Panel b) { return _mm256_dpbusd_avx_epi32(sum, a, b); }

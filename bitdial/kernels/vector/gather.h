@@ -157,7 +157,13 @@ class Gather {
       for (int64_t k = 0; channel_sums && k < span.lanes; ++k) {
         channel_sums[k] = channel_sums[padded_columns_ + k] = 0.0;
       }
-      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums, span,
+      Workspace of_panel;
+      Weights weights{};
+      for (int digit = 0; digit < weight_split_.count; ++digit) {
+        weights.digits[digit] =
+            wide_panel<Isa>(panels_.data(span, digit), panels_.digit_bytes(span), of_panel);
+      }
+      run_panel(std::integral_constant<int, Isa::kMaxVectors>{}, block, input, list, sums, span, weights,
                 channel_sums);
     }
   }
@@ -193,13 +199,19 @@ class Gather {
 
   // ---- tiles ----
 
+  /// A panel's digits, as tiles read them.
+  struct Weights {
+    const int8_t* digits[2];
+  };
+
   template <int kVectors>
   void run_panel(std::integral_constant<int, kVectors>, const Block& block, const BlockInput& input,
-                 const PixelList& list, const double* sums, const PanelSpan& panel,
+                 const PixelList& list, const double* sums, const PanelSpan& panel, const Weights& weights,
                  double* channel_sums) const {
     if constexpr (kVectors > 1) {
       if (panel.lanes != kVectors * Isa::kWidth) {
-        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, list, sums, panel, channel_sums);
+        run_panel(std::integral_constant<int, kVectors - 1>{}, block, input, list, sums, panel, weights,
+                  channel_sums);
         return;
       }
     }
@@ -208,9 +220,9 @@ class Gather {
     const int64_t first = block.first_image * p_.rows.out * p_.cols.out;
     const bool plain = !bias_ && panel.columns == kVectors * Isa::kWidth;
     for (int64_t i = 0; i < class_count_; begin = list.class_ends[i++]) {
-      const Tile tile{
-          block, input,      classes_[i], i,
-          panel, list.count, plain,       p_.output_first + first * p_.output_stride + panel.begin};
+      const Tile tile{block,      input, classes_[i],
+                      i,          panel, weights,
+                      list.count, plain, p_.output_first + first * p_.output_stride + panel.begin};
       int64_t summed = begin;  // pixels up to here are in the channel sums
       for (int64_t j = begin; j < list.class_ends[i]; j += kRows) {
         const int64_t rows = std::min<int64_t>(kRows, list.class_ends[i] - j);
@@ -231,6 +243,7 @@ class Gather {
     const Class& cls;
     int64_t class_index;
     const PanelSpan& panel;
+    const Weights& weights;
     int64_t sums_stride;  ///< of the pixel sums of the second digit
     bool plain;           ///< whole vectors, no bias
     int64_t output;       ///< element of the block's first pixel and the panel's first column

@@ -31,7 +31,7 @@ void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count
     }
     const uint8_t* rows[kRows];
     find_rows<kRows>(tile, digit, pixels, count, rows);
-    multiply_tile<Isa, kRows, kVectors>(rows, panels_.data(tile.panel, 0), tile.cls.segments,
+    multiply_tile<Isa, kRows, kVectors>(rows, tile.weights.digits[0], tile.cls.segments,
                                         tile.cls.segment_count, sums);
   }
 #pragma GCC unroll 32
@@ -69,9 +69,9 @@ void Gather<Isa>::digit_tile(const Tile& tile, const Pixel* pixels, int64_t coun
         shifts[i] = static_cast<int32_t>(-weight_zero_[b] *
                                          static_cast<int64_t>(pixel_sums[a * tile.sums_stride + i]));
       }
-      multiply_part<kRows, kVectors>(
-          rows, panels_.data(tile.panel, b), tile.cls.segments, tile.cls.segment_count,
-          starts_at(tile.class_index, a, b) + tile.panel.begin, shifts, parts[a * weight_split_.count + b]);
+      multiply_part<kRows, kVectors>(rows, tile.weights.digits[b], tile.cls.segments, tile.cls.segment_count,
+                                     starts_at(tile.class_index, a, b) + tile.panel.begin, shifts,
+                                     parts[a * weight_split_.count + b]);
     }
   }
   for (int64_t i = 0; i < count; ++i) {
@@ -154,7 +154,7 @@ void Gather<Isa>::exact_tile(const Tile& tile, const Pixel* pixels, int64_t coun
         while (s < tile.cls.segment_count && 4 * (quads + segments[s].quads) <= kExactProducts) {
           quads += segments[s++].quads;
         }
-        multiply_part<kRows, kVectors>(rows, panels_.data(tile.panel, b), segments + begin, s - begin, kZeros,
+        multiply_part<kRows, kVectors>(rows, tile.weights.digits[b], segments + begin, s - begin, kZeros,
                                        kZeros, part);
         for (int64_t i = 0; i < kRows * kLanes; ++i) total[i] += weight * static_cast<Number>(part[i]);
       }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/workspace.h"
 
 // The micro-kernel that every direction runs on: an unsigned operand, 4 bytes of which are broadcast at a
 // time, against packed signed panels. Included only by the translation units of the vector instruction sets,
@@ -14,6 +15,8 @@
 //   kRows[v]             rows of a tile whose panels are v vectors wide
 //   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v), times_256(v)
 //   Panel load_panel(p)  4 * kWidth signed bytes
+//   Panel load_wide(p)   the same from kWideBytes bytes; if these are more, widen(from, count, to) makes them
+//   kVisitBytes          of dy, in wide panels, that a weight gradient stays with while all taps pass
 //   Quad broadcast(p)    4 unsigned bytes;  load_quads(p)  4 for each lane
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
 //   int32_t sum_bytes(p, count)
@@ -41,11 +44,30 @@ struct Segment {
 /// 128).
 inline constexpr int64_t kExactProducts = 65792;
 
-/// sums[i][j] += segments of rows[i] times the panel.
+/// The bytes that a panel of `bytes` signed bytes takes as multiply_tile reads it.
+template <class Isa>
+constexpr int64_t wide_bytes(int64_t bytes) {
+  return bytes / (4 * Isa::kWidth) * Isa::kWideBytes;
+}
+
+/// A panel as multiply_tile reads it: widened once for all the tiles that meet it or, where the instruction
+/// set takes bytes, as it is.
+template <class Isa>
+const int8_t* wide_panel(const int8_t* panel, int64_t bytes, Workspace& workspace) {
+  if constexpr (Isa::kWideBytes > 4 * Isa::kWidth) {
+    auto* wide = workspace.take<int8_t>(wide_bytes<Isa>(bytes));
+    Isa::widen(panel, bytes, wide);
+    return wide;
+  } else {
+    return panel;
+  }
+}
+
+/// sums[i][j] += segments of rows[i] times the panel, which is a wide_panel.
 template <class Isa, int kRows, int kVectors>
 BITDIAL_INLINE void multiply_tile(const uint8_t* const* rows, const int8_t* panel, const Segment* segments,
                                   int64_t segment_count, typename Isa::Sum (&sums)[kRows][kVectors]) {
-  constexpr int64_t kStep = int64_t{4} * Isa::kWidth * kVectors;
+  constexpr int64_t kStep = int64_t{Isa::kWideBytes} * kVectors;
   for (int64_t s = 0; s < segment_count; ++s) {
     const uint8_t* a[kRows];
 #pragma GCC unroll 32
@@ -55,7 +77,7 @@ BITDIAL_INLINE void multiply_tile(const uint8_t* const* rows, const int8_t* pane
     for (int64_t c = 0; c < end; c += 4) {
       typename Isa::Panel lanes[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) lanes[j] = Isa::load_panel(b + 4 * Isa::kWidth * j);
+      for (int j = 0; j < kVectors; ++j) lanes[j] = Isa::load_wide(b + Isa::kWideBytes * j);
       b += kStep;
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {

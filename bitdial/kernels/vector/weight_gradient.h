@@ -92,12 +92,12 @@ class WeightGradient {
     return {border(group), std::min(border(group + 1), p_.channels)};
   }
 
-  /// A visit covers as many output pixels as keep their dy in the L2 cache while all taps and channels pass.
+  /// A visit covers as many output pixels as keep their dy in a cache while all taps and channels pass.
   /// Threads need several tasks each, to end together: a panel is cut into groups of channels, each of which
   /// reads all of dy, or into parts of the pixels, whose sums are added up afterwards.
   void plan_visits() {
-    constexpr int64_t kVisitBytes = 256 << 10;
-    visit_ = std::clamp<int64_t>(kVisitBytes / (images_ * dy_.span(0).lanes), 1, kExactProducts / images_);
+    const int64_t pixel_bytes = wide_bytes<Isa>(images_ * dy_.span(0).lanes);
+    visit_ = std::clamp<int64_t>(Isa::kVisitBytes / pixel_bytes, 1, kExactProducts / images_);
     const int64_t visits = (pixels_ + visit_ - 1) / visit_;
     const int64_t threads = num_threads();
     const int64_t tasks = threads == 1 ? 1 : (4 * threads + panel_count_ - 1) / panel_count_;
@@ -203,9 +203,11 @@ class WeightGradient {
         flush(sums, size);
         pending = 0;
       }
+      Workspace of_visit;
+      const Gradient dy = gradient_of(panel, begin, last, of_visit);
       for (int64_t tap = 0; tap < taps_; ++tap) {
         const int64_t count = find_segments(tap_at(tap), begin, last, segments);
-        visit_tap(tap, panel, channels, segments, count, pending == 0, sums.narrow);
+        visit_tap(tap, panel, dy, channels, segments, count, pending == 0, sums.narrow);
         if (one_visit_) finish(panel, tap, channels, sums);
       }
       pending += (last - begin) * images_;
@@ -215,11 +217,26 @@ class WeightGradient {
     for (int64_t tap = 0; tap < taps_; ++tap) finish(panel, tap, channels, sums);
   }
 
+  /// The digits of dy in a visit, as tiles read them.
+  struct Gradient {
+    const int8_t* digits[2];
+  };
+
+  Gradient gradient_of(const PanelSpan& panel, int64_t begin, int64_t end, Workspace& workspace) const {
+    Gradient gradient{};
+    const int64_t pixel_bytes = images_ * panel.lanes;
+    for (int digit = 0; digit < dy_split_.count; ++digit) {
+      gradient.digits[digit] = wide_panel<Isa>(dy_.data(packed_dy_, panel, digit) + begin * pixel_bytes,
+                                               (end - begin) * pixel_bytes, workspace);
+    }
+    return gradient;
+  }
+
   static void flush(const Sums& sums, int64_t size) {
     for (int64_t i = 0; i < size; ++i) sums.wide[i] += sums.narrow[i];
   }
 
-  /// The output pixels [begin, end) where a tap lies inside the image.
+  /// The output pixels [begin, end) where a tap lies inside the image; of dy counted from the first one.
   int64_t find_segments(Tap tap, int64_t begin, int64_t end, Segment* segments) const {
     int64_t count = 0;
     for (int64_t p = begin; p < end;) {
@@ -231,7 +248,7 @@ class WeightGradient {
       if (h >= 0) {
         for (int64_t i = p; i < row_end; ++i) {
           const int64_t w = input_of(p_.cols, ow + i - p, tap.col);
-          if (w >= 0) segments[count++] = {x_at(0, block, h, w) - xt_, i * quads_, quads_};
+          if (w >= 0) segments[count++] = {x_at(0, block, h, w) - xt_, (i - begin) * quads_, quads_};
         }
       }
       p = row_end;
@@ -240,13 +257,13 @@ class WeightGradient {
   }
 
   /// Starts the sums anew or adds to them.
-  void visit_tap(int64_t tap, const PanelSpan& panel, const ChannelSpan& channels, const Segment* segments,
-                 int64_t count, bool anew, int32_t* sums) const {
+  void visit_tap(int64_t tap, const PanelSpan& panel, const Gradient& dy, const ChannelSpan& channels,
+                 const Segment* segments, int64_t count, bool anew, int32_t* sums) const {
     for (int a = 0; a < x_split_.count; ++a) {
       for (int b = 0; b < dy_split_.count; ++b) {
         int32_t* rows = sums + sums_row(a * dy_split_.count + b, tap) * panel.lanes;
         visit_channels(std::integral_constant<int, Isa::kMaxVectors>{}, xt_ + a * x_plane_, channels,
-                       dy_.data(packed_dy_, panel, b), panel.lanes, segments, count, anew, rows);
+                       dy.digits[b], panel.lanes, segments, count, anew, rows);
       }
     }
   }

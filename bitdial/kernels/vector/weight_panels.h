@@ -69,6 +69,7 @@ class WeightPanels {
   const DigitSplit& split() const { return split_; }
 
   const int8_t* data(const PanelSpan& panel, int digit) const { return packed_ + place(panel, digit); }
+  int64_t digit_bytes(const PanelSpan& panel) const { return taps_ * quads_ * 4 * panel.lanes; }
 
   /// Per padded column the sum over the channels of one tap, in packed order.
   const int32_t* tap_sums(int digit, int64_t row, int64_t col) const {
