@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <optional>
+#include <ostream>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -28,6 +29,8 @@ struct Implementation {
   Isa needs;
   bool has_tile_instructions;
 };
+void PrintTo(const Implementation& implementation, std::ostream* stream) { *stream << implementation.name; }
+
 const Implementation kImplementations[] = {
     {"twin", &amx::twin::kConv2d, Isa::kScalar, false},
     {"twin_avx512", &amx::twin_avx512::kConv2d, Isa::kAvx512Vnni, false},

@@ -5,6 +5,7 @@
 
 #include "bitdial/kernels/isa.h"
 #include "bitdial/kernels/vector/depthwise_problem.h"
+#include "tests/kernels/print_isa.h"
 #include "tests/kernels/random_problem.h"
 
 namespace bitdial::kernels {

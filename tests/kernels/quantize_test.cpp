@@ -22,6 +22,7 @@
 #include "bitdial/core/quantizer.h"
 #include "bitdial/kernels/isa.h"
 #include "bitdial/kernels/quantize_kernels.h"
+#include "tests/kernels/print_isa.h"
 
 namespace bitdial::kernels {
 namespace {

@@ -5,11 +5,15 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <ostream>
 #include <set>
 
 #include "bitdial/core/error.h"
 
 namespace bitdial::train {
+
+static void PrintTo(const ReproducedGroup& group, std::ostream* stream) { *stream << group.name; }
+
 namespace {
 
 class ReproduceTest : public ::testing::TestWithParam<ReproducedGroup> {};
