@@ -154,8 +154,10 @@ QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& for
 
 void gradient_sums(const GradientSums& pass) {
   const PhaseScope phase(Phase::kNormalize);
-  require(pass.z == nullptr || pass.gelu_input == nullptr, "fuse",
-          "GELU comes without a batch norm in front");
+  require(is_smooth(pass.activation) == (pass.activation_input != nullptr), "fuse",
+          "GELU and tanh, and no others, need their input");
+  require(pass.z == nullptr || pass.activation_input == nullptr, "fuse",
+          "GELU and tanh come without a batch norm in front");
   const auto run = fuse_kernels().gradients[type_index(pass.type)];
   const std::vector<float> shifts = repeated(pass.shift, pass.channels, 0.0F);
   sum_channels(pass.pixels * pass.channels, pass.channels, {pass.sum, pass.product_sum},
@@ -164,7 +166,8 @@ void gradient_sums(const GradientSums& pass) {
                       .other = element_at(pass.other, pass.type, begin),
                       .mask = pass.mask == nullptr ? nullptr : pass.mask + begin / kLanes,
                       .where = pass.where == nullptr ? nullptr : pass.where + begin,
-                      .gelu_input = element_at(pass.gelu_input, pass.type, begin),
+                      .activation = pass.activation,
+                      .activation_input = element_at(pass.activation_input, pass.type, begin),
                       .z = element_at(pass.z, pass.type, begin),
                       .shift = shifts.data(),
                       .width = width,

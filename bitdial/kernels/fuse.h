@@ -13,8 +13,13 @@
 namespace bitdial::kernels {
 
 /// kGelu: x Phi(x) with the normal distribution's Phi within 2e-7 (Hendrycks and Gimpel 2016, not their tanh
-/// form).
-enum class Activation : uint8_t { kNone, kRelu, kRelu6, kGelu };
+/// form). kTanh: within 4e-7.
+enum class Activation : uint8_t { kNone, kRelu, kRelu6, kGelu, kTanh };
+
+/// Whether the derivative has to be computed from the activation's input: one bit does not tell it.
+constexpr bool is_smooth(Activation activation) {
+  return activation == Activation::kGelu || activation == Activation::kTanh;
+}
 
 /// Words of a bit mask: one bit per element in memory order.
 inline int64_t mask_words(int64_t elements) { return (elements + 15) / 16; }
@@ -61,8 +66,9 @@ struct GradientSums {
   void* g = nullptr;
   const void* other = nullptr;
   const uint16_t* mask = nullptr;
-  const uint8_t* where = nullptr;    ///< of a max pool: g is 0 at kNowhere
-  const void* gelu_input = nullptr;  ///< if given, g is multiplied by GELU's derivative there; without z
+  const uint8_t* where = nullptr;             ///< of a max pool: g is 0 at kNowhere
+  Activation activation = Activation::kNone;  ///< if smooth, g is multiplied by its derivative; without z
+  const void* activation_input = nullptr;     ///< of a smooth one
   const void* z = nullptr;
   const float* shift = nullptr;
   double* sum = nullptr;

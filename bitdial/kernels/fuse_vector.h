@@ -52,15 +52,25 @@ struct VectorFuse {
     if (i < count) body(i, count - i);
   }
 
-  static F evaluate(const GeluFit& fit, F x) {
-    const F bounded = V::min(V::set(kGeluBound), V::max(V::set(-kGeluBound), x));  // x86 order: NaN stays
+  static F evaluate(const RationalFit& fit, F x) {
+    const F bounded = V::min(V::set(fit.bound), V::max(V::set(-fit.bound), x));  // x86 order: NaN stays
     const F square = V::mul(bounded, bounded);
-    F p = V::set(fit.p[GeluFit::kTerms - 1]), q = V::set(fit.q[GeluFit::kTerms - 1]);
-    for (int i = GeluFit::kTerms - 2; i >= 0; --i) {
+    F p = V::set(fit.p[RationalFit::kTerms - 1]), q = V::set(fit.q[RationalFit::kTerms - 1]);
+    for (int i = RationalFit::kTerms - 2; i >= 0; --i) {
       p = V::multiply_add(p, square, V::set(fit.p[i]));
       q = V::multiply_add(q, square, V::set(fit.q[i]));
     }
-    return V::multiply_add(bounded, V::div(p, q), V::set(0.5F));
+    return V::multiply_add(bounded, V::div(p, q), V::set(fit.centre));
+  }
+
+  static F smooth(Activation activation, F x) {
+    if (activation == Activation::kTanh) return evaluate(kTanh, x);
+    return V::mul(x, evaluate(kNormalDistribution, x));
+  }
+  static F derivative(Activation activation, F x) {
+    if (activation != Activation::kTanh) return evaluate(kGeluDerivative, x);
+    const F y = evaluate(kTanh, x);
+    return V::multiply_add(V::sub(V::set(0.0F), y), y, V::set(1.0F));
   }
 
   // ReLU or ReLU6 of x; returns where the gradient passes. An x that is NaN stays (x86 order of operands).
@@ -85,8 +95,8 @@ struct VectorFuse {
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
       F x = V::multiply_add(load_some(a + i, count), V::load(p.scale_a + c), V::load(p.shift + c));
       if constexpr (kSecond) x = V::multiply_add(load_some(b + i, count), V::load(p.scale_b + c), x);
-      if (p.activation == Activation::kGelu) {
-        x = V::mul(x, evaluate(kNormalDistribution, x));
+      if (p.activation == Activation::kGelu || p.activation == Activation::kTanh) {
+        x = smooth(p.activation, x);
       } else if (p.activation != Activation::kNone) {
         const M passes = clamp(p.activation, x);
         if (p.mask != nullptr) p.mask[i / kLanes] = V::bits(V::both(passes, V::first(count)));
@@ -108,7 +118,7 @@ struct VectorFuse {
   static void gradients_of(const SumBlock& p) {
     auto* g = static_cast<T*>(p.g);
     const auto* other = static_cast<const T*>(p.other);
-    const auto* gelu_input = static_cast<const T*>(p.gelu_input);
+    const auto* input = static_cast<const T*>(p.activation_input);
     const auto* z = static_cast<const T*>(p.z);
     int64_t c = 0;
     for_each_vector(p.count, [&](int64_t i, int64_t count) {
@@ -120,9 +130,7 @@ struct VectorFuse {
           const M is_cut = V::equal(load_places(p.where + i, count), V::set_int(kNowhere));
           x = V::choose(is_cut, V::set(0.0F), x);
         }
-        if (gelu_input != nullptr) {
-          x = V::mul(x, evaluate(kGeluDerivative, load_some(gelu_input + i, count)));
-        }
+        if (input != nullptr) x = V::mul(x, derivative(p.activation, load_some(input + i, count)));
         x = rounded<T>(x);
         store_some(g + i, x, count);
       }
@@ -137,7 +145,7 @@ struct VectorFuse {
   template <class T>
   static void gradients(const SumBlock& p) {
     const bool writes =
-        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.gelu_input != nullptr;
+        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.activation_input != nullptr;
     if (p.z == nullptr) return writes ? gradients_of<T, true, false>(p) : gradients_of<T, false, false>(p);
     return writes ? gradients_of<T, true, true>(p) : gradients_of<T, false, true>(p);
   }
@@ -206,25 +214,18 @@ struct VectorFuse {
     });
   }
 
-  template <class T>
-  static void average_pool(const AverageBlock& p, const void* from, float* y) {
+  template <class T, class Y>
+  static void sum_window(const SumWindow& p, void* y) {
     for_each_vector(p.channels, [&](int64_t c, int64_t count) {
-      const T* x = static_cast<const T*>(from) + c;
-      F sum = load_some(x, count);
-      for (int64_t pixel = 1; pixel < p.pixels; ++pixel) {
-        x += p.channels;
-        sum = V::add(sum, load_some(x, count));
+      const T* line = static_cast<const T*>(p.x) + c;
+      F sum = V::set(0.0F);
+      for (int64_t row = 0; row < p.rows; ++row, line += p.row_stride) {
+        const T* x = line;
+        for (int64_t column = 0; column < p.columns; ++column, x += p.column_stride) {
+          sum = V::add(sum, load_some(x, count));
+        }
       }
-      store_some(y + c, V::mul(sum, V::set(p.factor)), count);
-    });
-  }
-
-  template <class T>
-  static void average_pool_backward(const AverageBlock& p, const float* dy, void* to) {
-    for_each_vector(p.channels, [&](int64_t c, int64_t count) {
-      const F dx = rounded<T>(V::mul(load_some(dy + c, count), V::set(p.factor)));
-      T* x = static_cast<T*>(to) + c;
-      for (int64_t pixel = 0; pixel < p.pixels; ++pixel, x += p.channels) store_some(x, dx, count);
+      store_some(static_cast<Y*>(y) + c, rounded<Y>(V::mul(sum, V::set(p.factor))), count);
     });
   }
 
@@ -251,8 +252,8 @@ struct VectorFuse {
             {max_pool<float, float>, max_pool<BFloat16, BFloat16>},
             {max_pool<float, float>, max_pool<BFloat16, float>},
             {max_pool_backward<float>, max_pool_backward<BFloat16>},
-            {average_pool<float>, average_pool<BFloat16>},
-            {average_pool_backward<float>, average_pool_backward<BFloat16>},
+            {sum_window<float, float>, sum_window<BFloat16, BFloat16>},
+            {sum_window<float, float>, sum_window<BFloat16, float>},
             sgd};
   }
 };

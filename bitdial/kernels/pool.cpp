@@ -53,7 +53,7 @@ class MaxPoolBlocks {
         run_((pool.values != nullptr ? fuse_kernels().max_pool
                                      : fuse_kernels().max_pool_to_float)[type_index(pool.type)]) {
     check_pool(pool.shape);
-    require(pool.activation != Activation::kGelu, "max_pool", "GELU does not rise everywhere");
+    require(!is_smooth(pool.activation), "max_pool", "only ReLU and ReLU6 may stand in front of one");
     if (pool.scale == nullptr && pool.shift == nullptr) return;
     scale_ = row_of(pool.scale, 1.0F);
     shift_ = row_of(pool.shift, 0.0F);
@@ -191,35 +191,104 @@ void max_pool_backward(const PoolShape& s, OutputType type, const void* dy, cons
 
 namespace {
 
-/// Runs body(image, block) for every image.
-template <class Body>
-void for_each_average(const AverageShape& s, const char* what, const Body& body) {
-  require(s.pixels >= 1 && s.channels >= 1, what, "images of {} pixels and {} channels", s.pixels,
-          s.channels);
-  const AverageBlock block{
-      .pixels = s.pixels, .channels = s.channels, .factor = 1.0F / static_cast<float>(s.pixels)};
-  parallel_for(s.batch, std::max<int64_t>(1, kPixelGrain / s.pixels), [&](int64_t first, int64_t last) {
-    const IeeeFloat environment;
-    for (int64_t n = first; n < last; ++n) body(n, block);
-  });
+void check_pool(const AveragePoolShape& s) {
+  require(std::min(s.kernel_height, s.kernel_width) >= 1 && std::min(s.stride_height, s.stride_width) >= 1 &&
+              s.in_height >= s.kernel_height && s.in_width >= s.kernel_width,
+          "average_pool", "kernel {}x{}, stride {}x{} on {}x{} pixels is impossible", s.kernel_height,
+          s.kernel_width, s.stride_height, s.stride_width, s.in_height, s.in_width);
+}
+
+/// The blocks of an AveragePool as quantise and measure ask for them.
+class AveragePoolBlocks {
+ public:
+  explicit AveragePoolBlocks(const AveragePool& pool)
+      : pool_(pool),
+        out_type_(pool.values != nullptr ? pool.values_type : OutputType::kFloat32),
+        run_((out_type_ == OutputType::kFloat32 ? fuse_kernels().sum_window_to_float
+                                                : fuse_kernels().sum_window)[type_index(pool.type)]) {
+    check_pool(pool.shape);
+    require(out_type_ == OutputType::kFloat32 || out_type_ == pool.type, "average_pool",
+            "bfloat16 of float32 images is not supported");
+  }
+
+  ComputedTensor tensor() const {
+    return {.type = out_type_,
+            .compute = [this](int64_t begin, int64_t end, void* to) { compute(begin, end, to); },
+            .values = pool_.values};
+  }
+
+ private:
+  void compute(int64_t begin, int64_t end, void* to) const {
+    const AveragePoolShape& s = pool_.shape;
+    SumWindow window{.rows = s.kernel_height,
+                     .columns = s.kernel_width,
+                     .row_stride = s.in_width * s.channels,
+                     .column_stride = s.channels,
+                     .factor = 1.0F / static_cast<float>(s.kernel_height * s.kernel_width)};
+    for_each_pixel(begin, end, s.out_height(), s.out_width(), s.channels, [&](const PixelPart& part) {
+      const int64_t row = part.n * s.in_height + part.h * s.stride_height;
+      const int64_t pixel = row * s.in_width + part.w * s.stride_width;
+      window.x = element_at(pool_.x, pool_.type, pixel * s.channels + part.channel);
+      window.channels = part.count;
+      run_(window, element_at(to, out_type_, part.at - begin));
+    });
+  }
+
+  const AveragePool& pool_;
+  const OutputType out_type_;
+  void (*run_)(const SumWindow&, void*);
+};
+
+/// Along one axis the windows, begin .. end - 1, that a coordinate lies in.
+struct WindowSpan {
+  int64_t begin = 0, end = 0;
+};
+
+WindowSpan windows_with(int64_t i, int64_t kernel, int64_t stride, int64_t count) {
+  const int64_t end = std::min(i / stride + 1, count);
+  return {std::min(i < kernel ? 0 : (i - kernel) / stride + 1, end), end};
 }
 
 }  // namespace
 
-void average_pool(const AverageShape& s, OutputType type, const void* x, float* y) {
+Range compute(const AveragePool& pool) {
   const PhaseScope phase(Phase::kEpilogue);
-  const auto run = fuse_kernels().average_pool[type_index(type)];
-  for_each_average(s, "average_pool", [&](int64_t n, const AverageBlock& block) {
-    run(block, element_at(x, type, n * s.pixels * s.channels), y + n * s.channels);
-  });
+  const AveragePoolBlocks blocks(pool);
+  return measure_range(blocks.tensor(), pool.shape.output_elements());
 }
 
-void average_pool_backward(const AverageShape& s, OutputType type, const float* dy, void* dx) {
+QuantizeStatistics compute_and_quantize(const AveragePool& pool, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes) {
   const PhaseScope phase(Phase::kEpilogue);
-  const auto run = fuse_kernels().average_pool_backward[type_index(type)];
-  for_each_average(s, "average_pool", [&](int64_t n, const AverageBlock& block) {
-    run(block, dy + n * s.channels, element_at(dx, type, n * s.pixels * s.channels));
-  });
+  const AveragePoolBlocks blocks(pool);
+  return quantize(blocks.tensor(), pool.shape.output(), format, params, key, codes);
+}
+
+void average_pool_backward(const AveragePoolShape& s, OutputType type, const void* dy, void* dx) {
+  const PhaseScope phase(Phase::kEpilogue);
+  check_pool(s);
+  const auto run = fuse_kernels().sum_window[type_index(type)];
+  const int64_t height = s.out_height(), width = s.out_width(), line = s.in_width * s.channels;
+  parallel_for(s.batch * s.in_height, std::max<int64_t>(1, kPixelGrain / s.in_width),
+               [&](int64_t first, int64_t last) {
+                 const IeeeFloat environment;
+                 SumWindow window{.row_stride = width * s.channels,
+                                  .column_stride = s.channels,
+                                  .channels = s.channels,
+                                  .factor = 1.0F / static_cast<float>(s.kernel_height * s.kernel_width)};
+                 for (int64_t row = first; row < last; ++row) {
+                   const WindowSpan rows =
+                       windows_with(row % s.in_height, s.kernel_height, s.stride_height, height);
+                   const int64_t from = (row / s.in_height * height + rows.begin) * width;
+                   window.rows = rows.end - rows.begin;
+                   for (int64_t w = 0; w < s.in_width; ++w) {
+                     const WindowSpan columns = windows_with(w, s.kernel_width, s.stride_width, width);
+                     window.x = element_at(dy, type, (from + columns.begin) * s.channels);
+                     window.columns = columns.end - columns.begin;
+                     run(window, element_at(dx, type, row * line + w * s.channels));
+                   }
+                 }
+               });
 }
 
 }  // namespace bitdial::kernels

@@ -8,8 +8,8 @@
 
 /// Max and average pools of channels_last images, float32 or bfloat16 (one type per call). As in fuse.h a
 /// max pool is one pass with what stands before it, normalisation and activation, and with the quantiser of
-/// who reads it; its gradient is part of the pass that reads that. Results do not depend on instruction set
-/// or thread count.
+/// who reads it; its gradient is part of the pass that reads that. An average pool is one pass with the
+/// quantiser of who reads it. Results do not depend on instruction set or thread count.
 namespace bitdial::kernels {
 
 struct PoolShape {
@@ -74,15 +74,37 @@ class MaxPoolGradient {
 void max_pool_backward(const PoolShape& shape, OutputType type, const void* dy, const uint8_t* where,
                        void* dx);
 
-/// Images of `pixels` x `channels` elements.
-struct AverageShape {
-  int64_t batch = 1, pixels = 1, channels = 1;
+struct AveragePoolShape {
+  int64_t batch = 1, channels = 1, in_height = 1, in_width = 1;
+  int64_t kernel_height = 2, kernel_width = 2, stride_height = 2, stride_width = 2;
+
+  int64_t out_height() const { return (in_height - kernel_height) / stride_height + 1; }
+  int64_t out_width() const { return (in_width - kernel_width) / stride_width + 1; }
+  int64_t input_elements() const { return batch * in_height * in_width * channels; }
+  int64_t output_elements() const { return batch * out_height() * out_width() * channels; }
+  TensorShape output() const {
+    return {.outer = batch,
+            .channels = channels,
+            .inner = out_height() * out_width(),
+            .order = MemoryOrder::kInterleaved};
+  }
 };
 
-/// y[n, c] = the mean over the pixels of x[n, pixel, c], added up in float32 in their order.
-void average_pool(const AverageShape& shape, OutputType type, const void* x, float* y);
+/// y = the mean of each window of x, added up in float32 row by row and rounded once.
+struct AveragePool {
+  AveragePoolShape shape;
+  OutputType type = OutputType::kFloat32;  ///< of x
+  const void* x = nullptr;
+  OutputType values_type = OutputType::kFloat32;  ///< float32 or that of x
+  void* values = nullptr;                         ///< receives y
+};
 
-/// dx[n, pixel, c] = dy[n, c] / pixels.
-void average_pool_backward(const AverageShape& shape, OutputType type, const float* dy, void* dx);
+/// As for a max pool.
+Range compute(const AveragePool& pool);
+QuantizeStatistics compute_and_quantize(const AveragePool& pool, const Format& format,
+                                        std::span<const QuantParams> params, RandomKey key, void* codes);
+
+/// dx[pixel] = the sum of dy over the windows with that pixel, by the pixels of a window.
+void average_pool_backward(const AveragePoolShape& shape, OutputType type, const void* dy, void* dx);
 
 }  // namespace bitdial::kernels

@@ -1,7 +1,8 @@
 // Networks without branches: LeNet-5, AlexNet, VGG. Names of parameters as in torchvision where it has the
 // network.
 #include <array>
-#include <functional>
+#include <string>
+#include <vector>
 
 #include "bitdial/models/network.h"
 
@@ -9,22 +10,13 @@ namespace bitdial::models {
 
 namespace {
 
-/// `features`, flatten, `classifier`.
+/// One stage.
 class FeedForward : public Network {
  public:
-  torch::Tensor forward(torch::Tensor x) override { return classifier_(stage_.forward({x}).flatten(1)); }
+  torch::Tensor forward(torch::Tensor x) override { return stage_.forward({x}); }
 
  protected:
-  template <class Holder>
-  void set_classifier(const Holder& module) {
-    register_module("classifier", module);
-    classifier_ = [inner = module.ptr()](const torch::Tensor& x) { return torch::Tensor(inner->forward(x)); };
-  }
-
-  torch::nn::Sequential features_;
-  nn::Stage stage_;  // what `features` holds
-
-  std::function<torch::Tensor(const torch::Tensor&)> classifier_;
+  nn::Stage stage_;
 };
 
 /// Appends layers to a Sequential and names their rows by their place in it, as torchvision's state dicts do.
@@ -69,32 +61,29 @@ class Stack {
 };
 
 /// AdaPT's LeNet-5: 32x32x1, tanh, average pools, plain logits.
-class LeNet5 : public Network {
+class LeNet5 : public FeedForward {
  public:
   explicit LeNet5(const Options& options) {
     input_size_ = models::input_size(options, 1, 32);
     LayerFactory make(input_size_, options);
-    conv1_ = register_module("conv1", make.conv("conv1", 6, 5, 1, 0, true));
-    pool1_ = make.avg_pool("pool1", 2, 2);
-    conv2_ = register_module("conv2", make.conv("conv2", 16, 5, 1, 0, true));
-    pool2_ = make.avg_pool("pool2", 2, 2);
-    conv3_ = register_module("conv3", make.conv("conv3", 120, 5, 1, 0, true));
-    fc1_ = register_module("fc1", make.linear("fc1", 84));
-    fc2_ = register_module("fc2", make.linear("fc2", options.classes));
+    nn::Stage::Value x = stage_.add_input();
+    const auto block = [&](const std::string& name, int64_t channels) {
+      const nn::Conv2d conv = register_module(name, make.conv(name, channels, 5, 1, 0, true));
+      x = stage_.add_block(conv, {}, nn::Activation::kTanh, x);
+    };
+    const auto linear = [&](const std::string& name, int64_t features, nn::Activation activation) {
+      x = stage_.add_linear(register_module(name, make.linear(name, features)), activation, x);
+    };
+    block("conv1", 6);
+    x = stage_.add_average_pool(make.avg_pool("pool1", 2, 2), x);
+    block("conv2", 16);
+    x = stage_.add_average_pool(make.avg_pool("pool2", 2, 2), x);
+    block("conv3", 120);
+    x = stage_.add_flatten(x);
+    linear("fc1", 84, nn::Activation::kTanh);
+    linear("fc2", options.classes, nn::Activation::kNone);
     table_ = make.take_table();
   }
-
-  torch::Tensor forward(torch::Tensor x) override {
-    x = pool1_->forward(conv1_->forward(x).tanh());
-    x = pool2_->forward(conv2_->forward(x).tanh());
-    x = conv3_->forward(x).tanh().flatten(1);
-    return fc2_->forward(fc1_->forward(x).tanh());
-  }
-
- private:
-  nn::Conv2d conv1_{nullptr}, conv2_{nullptr}, conv3_{nullptr};
-  torch::nn::AvgPool2d pool1_{nullptr}, pool2_{nullptr};
-  nn::Linear fc1_{nullptr}, fc2_{nullptr};
 };
 
 class AlexNet : public FeedForward {
@@ -102,18 +91,31 @@ class AlexNet : public FeedForward {
   AlexNet(bool imagenet, const Options& options) {
     input_size_ = models::input_size(options, 3, imagenet ? 224 : 32);
     LayerFactory make(input_size_, options);
-    add_features(make, imagenet);
+    const nn::Stage::Value x = stage_.add_flatten(add_features(make, imagenet));
     if (imagenet) {
       add_imagenet_classifier(make, options.classes);
     } else {
-      set_classifier(make.linear("classifier", options.classes));
+      stage_.add_linear(register_module("classifier", make.linear("classifier", options.classes)),
+                        nn::Activation::kNone, x);
     }
     table_ = make.take_table();
   }
 
+  torch::Tensor forward(torch::Tensor x) override {
+    x = FeedForward::forward(x);
+    for (Hidden& one : hidden_) x = one.stage.forward({one.dropout->forward(x)});
+    return last_.is_empty() ? x : last_->forward(x);
+  }
+
  private:
-  void add_features(LayerFactory& make, bool imagenet) {
-    Stack stack(make, features_, "features.");
+  struct Hidden {
+    torch::nn::Dropout dropout{nullptr};
+    nn::Stage stage;
+  };
+
+  nn::Stage::Value add_features(LayerFactory& make, bool imagenet) {
+    torch::nn::Sequential features;
+    Stack stack(make, features, "features.");
     const int64_t pool_kernel = imagenet ? 3 : 2;
     nn::Stage::Value x = stage_.add_input();
     const auto block = [&](int64_t channels, int64_t kernel, int64_t stride, int64_t padding) {
@@ -127,29 +129,25 @@ class AlexNet : public FeedForward {
     pool();
     for (const int64_t channels : {384, 256, 256}) block(channels, 3, 1, 1);
     pool();
-    register_module("features", features_);
+    register_module("features", features);
+    return x;
   }
 
   void add_imagenet_classifier(LayerFactory& make, int64_t classes) {
-    struct Hidden {
-      torch::nn::Dropout dropout{nullptr};
-      nn::Stage stage;
-    };
     torch::nn::Sequential sequential;
     Stack stack(make, sequential, "classifier.");
-    std::vector<Hidden> hidden(2);
-    for (Hidden& one : hidden) {
+    hidden_.resize(2);
+    for (Hidden& one : hidden_) {
       one.dropout = stack.dropout();
       one.stage.add_linear(stack.linear(4096), nn::Activation::kRelu, one.stage.add_input());
       stack.relu();
     }
-    nn::Linear last = stack.linear(classes);
+    last_ = stack.linear(classes);
     register_module("classifier", sequential);
-    classifier_ = [hidden, last](torch::Tensor x) mutable {
-      for (Hidden& one : hidden) x = one.stage.forward({one.dropout->forward(x)});
-      return last->forward(x);
-    };
   }
+
+  std::vector<Hidden> hidden_;  // of ImageNet's classifier, as the last layer is
+  nn::Linear last_{nullptr};
 };
 
 /// VGG-16 with batch norm for 32x32 images: five max pools leave 512 features, one linear layer.
@@ -158,7 +156,8 @@ class Vgg16Bn : public FeedForward {
   explicit Vgg16Bn(const Options& options) {
     input_size_ = models::input_size(options, 3, 32);
     LayerFactory make(input_size_, options);
-    Stack stack(make, features_, "features.");
+    torch::nn::Sequential features;
+    Stack stack(make, features, "features.");
     constexpr int64_t kPool = 0;
     constexpr std::array<int64_t, 18> kLayers{64,    64,  kPool, 128, 128,   kPool, 256, 256, 256,
                                               kPool, 512, 512,   512, kPool, 512,   512, 512, kPool};
@@ -175,14 +174,14 @@ class Vgg16Bn : public FeedForward {
       x = stage_.add_block(conv, stack.norm(), nn::Activation::kRelu, x);
       stack.relu();
     }
-    register_module("features", features_);
-    nn::Linear linear = make.linear("classifier", options.classes);
+    register_module("features", features);
+    nn::Linear linear = register_module("classifier", make.linear("classifier", options.classes));
     {
       torch::NoGradGuard no_grad;
       linear->weight.normal_(0.0, 0.01);
       linear->bias.zero_();
     }
-    set_classifier(linear);
+    stage_.add_linear(linear, nn::Activation::kNone, stage_.add_flatten(x));
     table_ = make.take_table();
   }
 };

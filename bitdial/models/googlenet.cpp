@@ -118,22 +118,22 @@ class AuxiliaryHead : public torch::nn::Module {
   AuxiliaryHead(LayerFactory& make, const std::string& name, int64_t classes) {
     const ImageSize input = make.shape();
     make.set_shape({input.channels, 4, 4});
-    register_module("conv", std::make_shared<ConvNorm>(make, name + ".conv", 128, 1, 1, false))
-        ->add_to(conv_, conv_.add_input());
-    hidden_ = register_module("fc1", make.linear(name + ".fc1", 1024));
+    const auto x = register_module("conv", std::make_shared<ConvNorm>(make, name + ".conv", 128, 1, 1, false))
+                       ->add_to(hidden_, hidden_.add_input());
+    hidden_.add_linear(register_module("fc1", make.linear(name + ".fc1", 1024)), nn::Activation::kRelu,
+                       hidden_.add_flatten(x));
     last_ = register_module("fc2", make.linear(name + ".fc2", classes));
     dropout_ = register_module("dropout", torch::nn::Dropout(0.7));
     make.set_shape(input);
   }
 
   torch::Tensor forward(const torch::Tensor& x) {
-    const torch::Tensor y = conv_.forward({torch::adaptive_avg_pool2d(x, {4, 4})});
-    return last_->forward(dropout_->forward(hidden_->forward(y.flatten(1)).relu()));
+    return last_->forward(dropout_->forward(hidden_.forward({torch::adaptive_avg_pool2d(x, {4, 4})})));
   }
 
  private:
-  nn::Stage conv_;
-  nn::Linear hidden_{nullptr}, last_{nullptr};
+  nn::Stage hidden_;
+  nn::Linear last_{nullptr};
   torch::nn::Dropout dropout_{nullptr};
 };
 

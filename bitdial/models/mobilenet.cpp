@@ -68,17 +68,20 @@ class MobileNetV2 : public Network {
     nn::Stage::Value x = stem.add_to(stage_, stage_.add_input(), nn::Activation::kRelu);
     x = add_blocks(make, options.zero_last_gamma, x);
     const NormalizedConv head = add_conv(make, "2", 1280, 1);
-    head_.add_average_pool(head.add_to(head_, head_.add_input(), nn::Activation::kRelu));
-    stage_.add_average_pool(head.add_to(stage_, x, nn::Activation::kRelu));
     make.global_avg_pool("avgpool");
-    linear_ = register_module("linear", make.linear("linear", options.classes));
+    const nn::Linear linear = register_module("linear", make.linear("linear", options.classes));
+    const auto add_head = [&](nn::Stage& stage, nn::Stage::Value features) {
+      features = stage.add_average_pool(head.add_to(stage, features, nn::Activation::kRelu));
+      stage.add_linear(linear, nn::Activation::kNone, features);
+    };
+    add_head(stage_, x);
+    add_head(head_, head_.add_input());
     table_ = make.take_table();
     if (options.gate) add_gate(*options.gate);
   }
 
   torch::Tensor forward(torch::Tensor x) override {
-    if (!has_gate()) return linear_->forward(stage_.forward({x}));
-    return linear_->forward(head_.forward({gate_->forward(stem_.forward({x}))}));
+    return has_gate() ? head_.forward({gate_->forward(stem_.forward({x}))}) : stage_.forward({x});
   }
 
  private:
@@ -131,8 +134,7 @@ class MobileNetV2 : public Network {
     return x;
   }
 
-  nn::Linear linear_{nullptr};
-  nn::Stage stage_;  // everything before the last layer
+  nn::Stage stage_;
   std::vector<std::shared_ptr<InvertedResidual>> blocks_;
   nn::Stage stem_, head_;  // with a gate: what is before and behind the blocks
 };

@@ -116,22 +116,23 @@ class ResNet : public Network {
     for (size_t stage = 0; stage < shape.stage_channels.size(); ++stage) {
       x = add_stage(make, shape, stage, options.zero_last_gamma ? 0.0 : 1.0, x);
     }
-    stage_.add_average_pool(x);
     LayerRow& pool = make.global_avg_pool("avgpool");
     if (shape.charges_pool)
       pool.charged_pool_operations = (pool.kernel * pool.kernel + 1) * pool.output_elements();
-    fc_ = register_module("fc", make.linear("fc", options.classes));
+    const nn::Linear fc = register_module("fc", make.linear("fc", options.classes));
     if (shape.linear_std > 0.0) {
       torch::NoGradGuard no_grad;
-      fc_->weight.normal_(0.0, shape.linear_std);
-      fc_->bias.zero_();
+      fc->weight.normal_(0.0, shape.linear_std);
+      fc->bias.zero_();
     }
+    stage_.add_linear(fc, nn::Activation::kNone, stage_.add_average_pool(x));
+    tail_.add_linear(fc, nn::Activation::kNone, tail_.add_average_pool(tail_.add_input()));
     table_ = make.take_table();
     if (options.gate) add_gate(*options.gate);
   }
 
   torch::Tensor forward(torch::Tensor x) override {
-    return fc_->forward(has_gate() ? gate_->forward(stem_.forward({x})).mean({2, 3}) : stage_.forward({x}));
+    return has_gate() ? tail_.forward({gate_->forward(stem_.forward({x}))}) : stage_.forward({x});
   }
 
  private:
@@ -161,10 +162,9 @@ class ResNet : public Network {
 
   nn::Conv2d conv1_{nullptr};
   torch::nn::AnyModule bn1_;
-  nn::Linear fc_{nullptr};
-  nn::Stage stage_;  // everything before the last layer
+  nn::Stage stage_;
   std::vector<std::shared_ptr<ResidualBlock>> blocks_;
-  nn::Stage stem_;  // with a gate: everything before the blocks
+  nn::Stage stem_, tail_;  // with a gate: what is before and behind the blocks
 };
 
 }  // namespace

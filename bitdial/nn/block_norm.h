@@ -25,7 +25,8 @@ struct BlockGradient {
   at::Tensor mask;   ///< may be undefined
   /// Set where a max pool stands behind the activation: g, other and the result are of the pool's output.
   std::optional<PooledMaxima> pooled;
-  at::Tensor gelu_input;  ///< defined if the activation is GELU
+  kernels::Activation activation = kernels::Activation::kNone;
+  at::Tensor activation_input;  ///< defined if the activation is smooth
 };
 
 /// What stands between the GEMM and the activation of a block, for one batch: a normalisation or nothing.

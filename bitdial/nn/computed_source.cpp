@@ -159,4 +159,29 @@ kernels::MaxPool MaxPoolSource::max_pool(void* values) const {
           .values = values};
 }
 
+AveragePoolSource::AveragePoolSource(at::Tensor x, const kernels::AveragePoolShape& shape,
+                                     at::IntArrayRef sizes, at::ScalarType dtype, bool keeps_values,
+                                     std::shared_ptr<BufferPool> pool)
+    : ComputedSource(sizes, dtype, keeps_values, std::move(pool)),
+      x_(std::move(x)),
+      shape_(shape),
+      values_type_(dtype == at::kFloat ? kernels::OutputType::kFloat32 : kernels::OutputType::kBFloat16) {}
+
+Range AveragePoolSource::compute(void* values) { return kernels::compute(average_pool(values)); }
+
+QuantizeStatistics AveragePoolSource::compute_and_quantize(void* values, const Format& format,
+                                                           std::span<const QuantParams> params, RandomKey key,
+                                                           void* codes, const kernels::CodePacking* packing) {
+  require(packing == nullptr, "average_pool", "a pool's output is no gradient to be packed");
+  return kernels::compute_and_quantize(average_pool(values), format, params, key, codes);
+}
+
+kernels::AveragePool AveragePoolSource::average_pool(void* values) const {
+  return {.shape = shape_,
+          .type = ops::output_type(x_),
+          .x = x_.const_data_ptr(),
+          .values_type = values_type_,
+          .values = values};
+}
+
 }  // namespace bitdial::nn

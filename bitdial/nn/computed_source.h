@@ -120,6 +120,29 @@ class MaxPoolSource : public ComputedSource {
   Terms terms_;
 };
 
+/// The average pool of x.
+class AveragePoolSource : public ComputedSource {
+ public:
+  /// x dense channels_last. `dtype`, float32 or x's, is that of values; `sizes`, of the output's shape or
+  /// without its axes of one pixel.
+  AveragePoolSource(at::Tensor x, const kernels::AveragePoolShape& shape, at::IntArrayRef sizes,
+                    at::ScalarType dtype, bool keeps_values, std::shared_ptr<BufferPool> pool);
+
+ protected:
+  Range compute(void* values) override;
+  QuantizeStatistics compute_and_quantize(void* values, const Format& format,
+                                          std::span<const QuantParams> params, RandomKey key, void* codes,
+                                          const kernels::CodePacking* packing) override;
+  void release() override { x_.reset(); }
+
+ private:
+  kernels::AveragePool average_pool(void* values) const;
+
+  at::Tensor x_;
+  kernels::AveragePoolShape shape_;
+  kernels::OutputType values_type_;
+};
+
 const float* row_or_null(const Row& row);
 /// The words of a mask; null if undefined.
 const uint16_t* mask_data(const at::Tensor& mask);

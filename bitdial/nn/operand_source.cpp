@@ -9,6 +9,18 @@ ops::QuantizedTensor OperandSource::quantize(const Format& format, std::span<con
   return ops::quantize(values(), format, params, key, &statistics);
 }
 
+const at::Tensor& FlatSource::values() {
+  if (!values_.defined()) values_ = images_->values().flatten(1);
+  return values_;
+}
+
+ops::QuantizedTensor FlatSource::quantize(const Format& format, std::span<const QuantParams> params,
+                                          RandomKey key, QuantizeStatistics& statistics) {
+  ops::QuantizedTensor result = images_->quantize(format, params, key, statistics);
+  result.codes = result.codes.flatten(1);
+  return result;
+}
+
 Range OperandSource::range() {
   if (!range_) range_ = ops::measure_range(values(), Granularity::kTensor, RangeStatistic::kExtreme)[0];
   return *range_;

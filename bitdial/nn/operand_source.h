@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <utility>
@@ -45,6 +46,24 @@ class TensorSource : public OperandSource {
 
  private:
   at::Tensor x_;
+};
+
+/// Another source's [N, C, 1, 1] as [N, C].
+class FlatSource : public OperandSource {
+ public:
+  explicit FlatSource(std::shared_ptr<OperandSource> images) : images_(std::move(images)) {}
+  const at::Tensor& values() override;
+  ops::QuantizedTensor quantize(const Format& format, std::span<const QuantParams> params, RandomKey key,
+                                QuantizeStatistics& statistics) override;
+  Range range() override { return images_->range(); }
+  double abs_sum() override { return images_->abs_sum(); }
+  double quantized_abs_sum(int word_length, float step) override {
+    return images_->quantized_abs_sum(word_length, step);
+  }
+
+ private:
+  std::shared_ptr<OperandSource> images_;
+  at::Tensor values_;
 };
 
 }  // namespace bitdial::nn

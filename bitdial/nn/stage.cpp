@@ -21,19 +21,30 @@ torch::Tensor activate(Activation activation, const torch::Tensor& x) {
       return at::hardtanh(x, 0.0, 6.0);
     case Activation::kGelu:
       return at::gelu(x);
+    case Activation::kTanh:
+      return x.tanh();
   }
   return x;
 }
 
-bool is_plain_pool(const torch::nn::MaxPool2dOptions& options) {
+bool is_plain(const torch::nn::AvgPool2dOptions& options) {
+  return (*options.padding())[0] == 0 && (*options.padding())[1] == 0 && !options.ceil_mode() &&
+         !options.divisor_override();
+}
+
+bool is_plain(const torch::nn::MaxPool2dOptions& options) {
   const auto is_square = [](const torch::ExpandingArray<2>& pair) { return (*pair)[0] == (*pair)[1]; };
   return is_square(options.kernel_size()) && is_square(options.stride()) && is_square(options.padding()) &&
          (*options.dilation())[0] == 1 && (*options.dilation())[1] == 1 && !options.ceil_mode();
 }
 
 bool can_fuse(const Stage::Plan::Node& node) {
-  if (node.averages) return true;
-  if (node.is_max_pool()) return is_plain_pool(node.pool->options);
+  using Kind = Stage::Plan::Node::Kind;
+  if (node.kind == Kind::kFlatten) return true;
+  if (node.kind == Kind::kAveragePool) {
+    return node.average_pool.is_empty() || is_plain(node.average_pool->options);
+  }
+  if (node.kind == Kind::kMaxPool) return is_plain(node.max_pool->options);
   if (node.is_linear()) return true;
   if (!node.conv->gemm_options()) return false;
   if (!node.batch_norm.is_empty()) {
@@ -94,6 +105,11 @@ torch::Tensor Stage::Plan::Node::beta() const {
   return range_norm.is_empty() ? torch::Tensor() : range_norm->bias;
 }
 
+at::ScalarType Stage::Plan::dtype(const Node& node, at::ScalarType between) const {
+  const bool is_precise = node.kind == Node::Kind::kAveragePool || node.is_linear();
+  return node.out == last() && is_precise ? at::kFloat : between;
+}
+
 Stage::Value Stage::Plan::add_value() {
   readers.push_back(0);
   needs_values.push_back(false);
@@ -108,17 +124,25 @@ Stage::Value Stage::Plan::add(Node node) {
     needs_values[i] = needs_values[i] || is_float;
     pooled[i] = false;  // unless it stays the only one
   };
-  read(node.x, !node.is_block());
+  read(node.x, !node.is_block() && node.kind != Node::Kind::kFlatten);
   if (node.residual) read(*node.residual, true);
   const bool follows_block = std::ranges::any_of(nodes, [&](const Node& block) {
     return block.out == node.x && block.is_block() && !block.residual &&
-           block.activation != Activation::kGelu;
+           !kernels::is_smooth(block.activation);
   });
   const auto x = static_cast<size_t>(node.x);
   pooled[x] = node.is_max_pool() && follows_block && readers[x] == 1;
   node.out = add_value();
   nodes.push_back(std::move(node));
   return last();
+}
+
+static torch::Tensor run_unfused_pool(const Stage::Plan::Node& node, const torch::Tensor& x) {
+  using Kind = Stage::Plan::Node::Kind;
+  if (node.kind == Kind::kFlatten) return x.flatten(1);
+  if (node.kind == Kind::kMaxPool) return torch::nn::MaxPool2d(node.max_pool)->forward(x);
+  if (node.average_pool.is_empty()) return x.mean({2, 3});
+  return torch::nn::AvgPool2d(node.average_pool)->forward(x);
 }
 
 torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tensor>& inputs,
@@ -128,12 +152,8 @@ torch::Tensor run_unfused(const Stage::Plan& plan, const std::vector<torch::Tens
   for (size_t i = 0; i < inputs.size(); ++i) value(plan.inputs[i]) = inputs[i];
   for (const auto& node : plan.nodes) {
     torch::Tensor& y = value(node.out);
-    if (node.is_max_pool()) {
-      y = torch::nn::MaxPool2d(node.pool)->forward(value(node.x));
-      continue;
-    }
-    if (node.averages) {
-      y = value(node.x).mean({2, 3});
+    if (!node.is_block()) {
+      y = run_unfused_pool(node, value(node.x));
       continue;
     }
     y = node.is_linear()    ? Linear(node.linear)->forward(value(node.x))
@@ -155,8 +175,8 @@ Stage::Value Stage::add_input() {
 
 Stage::Value Stage::add_block(Conv2d conv, torch::nn::AnyModule norm, Activation activation, Value x,
                               std::optional<Value> residual) {
-  require(activation != Activation::kGelu || (norm.is_empty() && !residual), "stage",
-          "GELU behind a normalisation or a residual is not supported");
+  require(!kernels::is_smooth(activation) || (norm.is_empty() && !residual), "stage",
+          "GELU or tanh behind a normalisation or a residual is not supported");
   Plan::Node node;
   if (!norm.is_empty()) {
     if (auto batch = std::dynamic_pointer_cast<torch::nn::BatchNorm2dImpl>(norm.ptr())) {
@@ -183,14 +203,25 @@ Stage::Value Stage::add_linear(Linear linear, Activation activation, Value x) {
 
 Stage::Value Stage::add_max_pool(torch::nn::MaxPool2d pool, Value x) {
   Plan::Node node;
-  node.pool = std::move(pool);
+  node.kind = Plan::Node::Kind::kMaxPool;
+  node.max_pool = std::move(pool);
   node.x = x;
   return plan_->add(std::move(node));
 }
 
-Stage::Value Stage::add_average_pool(Value x) {
+Stage::Value Stage::add_average_pool(torch::nn::AvgPool2d pool, Value x) {
   Plan::Node node;
-  node.averages = true;
+  node.kind = Plan::Node::Kind::kAveragePool;
+  node.average_pool = std::move(pool);
+  node.x = x;
+  return plan_->add(std::move(node));
+}
+
+Stage::Value Stage::add_average_pool(Value x) { return add_average_pool(nullptr, x); }
+
+Stage::Value Stage::add_flatten(Value x) {
+  Plan::Node node;
+  node.kind = Plan::Node::Kind::kFlatten;
   node.x = x;
   return plan_->add(std::move(node));
 }

@@ -21,8 +21,8 @@ enum class Mixed : uint8_t { kNothing, kOutputs, kOperands };
 /// A graph of blocks `convolution -> normalisation -> (+ residual) -> activation`, `linear -> activation` and
 /// pools that runs as one autograd node. It knows the readers of each of its values: an integer form is
 /// written for the convolutions that read a value, a float form only for other readers, each in the pass that
-/// computes it. Saved for backward are the integers, a GEMM's output where batch norm or GELU needs it, and
-/// one bit per ReLU.
+/// computes it. Saved for backward are the integers, a GEMM's output where batch norm, GELU or tanh needs it,
+/// and one bit per ReLU.
 ///
 /// It fuses what a session runs on the CPU with batch norm, Range BN or none; otherwise, and with
 /// SessionOptions::fused off or a policy that quantises results (Policy::results), it runs the modules one
@@ -36,15 +36,18 @@ class Stage {
   Stage();
 
   Value add_input();
-  /// `norm` may be empty or any 2-d normalisation. GELU stands behind neither a normalisation nor a residual:
-  /// Error.
+  /// `norm` may be empty or any 2-d normalisation. GELU and tanh stand behind neither a normalisation nor a
+  /// residual: Error.
   Value add_block(Conv2d conv, torch::nn::AnyModule norm, Activation activation, Value x,
                   std::optional<Value> residual = std::nullopt);
   /// x [N, in_features] to [N, out_features].
   Value add_linear(Linear linear, Activation activation, Value x);
   Value add_max_pool(torch::nn::MaxPool2d pool, Value x);
+  Value add_average_pool(torch::nn::AvgPool2d pool, Value x);
   /// x [N, C, H, W] to [N, C]: the mean over the pixels.
   Value add_average_pool(Value x);
+  /// x [N, C, H, W] to [N, C * H * W].
+  Value add_flatten(Value x);
 
   /// The value added last, for these inputs ([N, C, H, W], [N, C] for linear layers) in the order of
   /// add_input; of the inputs' type.

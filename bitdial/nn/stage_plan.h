@@ -15,21 +15,23 @@ namespace bitdial::nn {
 
 struct Stage::Plan {
   struct Node {
-    // A block on a convolution or a linear layer, or else a pool.
+    enum class Kind : uint8_t { kBlock, kMaxPool, kAveragePool, kFlatten };
+    Kind kind = Kind::kBlock;
+    // A block is on a convolution or a linear layer.
     Conv2d conv{nullptr};
     Linear linear{nullptr};
     torch::nn::AnyModule norm;
     torch::nn::BatchNorm2d batch_norm{nullptr};  ///< norm, where it is one
     RangeBatchNorm2d range_norm{nullptr};        ///< norm, where it is one
     Activation activation = Activation::kNone;
-    torch::nn::MaxPool2d pool{nullptr};
-    bool averages = false;  ///< the mean over all pixels
+    torch::nn::MaxPool2d max_pool{nullptr};
+    torch::nn::AvgPool2d average_pool{nullptr};  ///< none: over all pixels, whose axes go
     Value x = 0;
     std::optional<Value> residual;
     Value out = 0;
 
-    bool is_block() const { return !is_max_pool() && !averages; }
-    bool is_max_pool() const { return !pool.is_empty(); }
+    bool is_block() const { return kind == Kind::kBlock; }
+    bool is_max_pool() const { return kind == Kind::kMaxPool; }
     bool is_linear() const { return !linear.is_empty(); }
     const QuantizedLayer& layer() const;
     const torch::Tensor& weight() const { return is_linear() ? linear->weight : conv->weight; }
@@ -53,6 +55,9 @@ struct Stage::Plan {
   Value add_value();
   Value add(Node node);
   Value last() const { return nodes.back().out; }
+  /// The type of a value where others between the passes have `between`. What leaves the stage behind a pool
+  /// or a linear layer is float32: features and logits, rounded by nobody.
+  at::ScalarType dtype(const Node& node, at::ScalarType between) const;
   /// Whether a max pool is all that reads a block's value, and computes what follows the GEMM itself.
   bool is_pooled(Value value) const { return pooled[static_cast<size_t>(value)]; }
 

@@ -35,15 +35,26 @@ struct NodeRun {
   std::shared_ptr<LayerOperands> operands;
   std::shared_ptr<BlockNorm> norm;
   QuantizedTensor x_wtgrad, w_bprop;
-  Tensor mask;                          ///< of ReLU and ReLU6
-  Tensor gelu_input;                    ///< of GELU
-  PooledMaxima maxima;                  ///< of a max pool
-  std::vector<int64_t> averaged_sizes;  ///< of an average pool's input
+  Tensor mask;                         ///< of ReLU and ReLU6
+  Tensor activation_input;             ///< of a smooth activation
+  PooledMaxima maxima;                 ///< of a max pool
+  kernels::AveragePoolShape averaged;  ///< of an average pool
+  std::vector<int64_t> flattened;      ///< sizes in front of a flatten
 };
 
-kernels::AverageShape average_shape(const NodeRun& run) {
-  const auto& sizes = run.averaged_sizes;
-  return {.batch = sizes[0], .pixels = sizes[2] * sizes[3], .channels = sizes[1]};
+kernels::AveragePoolShape average_shape(const Stage::Plan::Node& node, at::IntArrayRef x) {
+  kernels::AveragePoolShape s{.batch = x[0], .channels = x[1], .in_height = x[2], .in_width = x[3]};
+  if (node.average_pool.is_empty()) {
+    s.kernel_height = s.in_height;
+    s.kernel_width = s.in_width;
+    return s;
+  }
+  const auto& options = node.average_pool->options;
+  s.kernel_height = (*options.kernel_size())[0];
+  s.kernel_width = (*options.kernel_size())[1];
+  s.stride_height = (*options.stride())[0];
+  s.stride_width = (*options.stride())[1];
+  return s;
 }
 
 class StageRun : public torch::CustomClassHolder {
@@ -83,6 +94,7 @@ class StageRun : public torch::CustomClassHolder {
   void run_block(const Stage::Plan::Node& node, NodeRun& run, const variable_list& tensors);
   void run_max_pool(const Stage::Plan::Node& node, NodeRun& run);
   void run_average_pool(const Stage::Plan::Node& node, NodeRun& run);
+  void run_flatten(const Stage::Plan::Node& node, NodeRun& run);
   Tensor pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
                        const Tensor& other) const;
   Tensor as_between(const Tensor& x) const { return ops::to_dense(x, true).to(dtype_); }
@@ -143,12 +155,19 @@ Tensor StageRun::forward(const variable_list& tensors, bool records) {
   }
   for (size_t i = 0; i < plan_->nodes.size(); ++i) {
     const auto& node = plan_->nodes[i];
-    if (node.is_block()) {
-      run_block(node, runs_[i], tensors);
-    } else if (node.averages) {
-      run_average_pool(node, runs_[i]);
-    } else {
-      run_max_pool(node, runs_[i]);
+    switch (node.kind) {
+      case Stage::Plan::Node::Kind::kBlock:
+        run_block(node, runs_[i], tensors);
+        break;
+      case Stage::Plan::Node::Kind::kMaxPool:
+        run_max_pool(node, runs_[i]);
+        break;
+      case Stage::Plan::Node::Kind::kAveragePool:
+        run_average_pool(node, runs_[i]);
+        break;
+      case Stage::Plan::Node::Kind::kFlatten:
+        run_flatten(node, runs_[i]);
+        break;
     }
     if (!records) runs_[i] = {};
   }
@@ -168,7 +187,7 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
 
   run.norm = begin_norm(node);
   const Tensor z = ops::fprop(run.problem, operands.x, operands.w, bias, run.norm->sums(),
-                              pool_->take(run.problem.y_sizes, dtype_));
+                              pool_->take(run.problem.y_sizes, plan_->dtype(node, dtype_)));
   out.sizes = run.problem.y_sizes;
   run.x_wtgrad = std::move(operands.x_wtgrad);
   run.w_bprop = std::move(operands.w_bprop);
@@ -181,8 +200,8 @@ void StageRun::run_block(const Stage::Plan::Node& node, NodeRun& run, const vari
     read(*node.residual);
   }
   terms.activation = node.activation;
-  if (node.activation == Activation::kGelu) {
-    run.gelu_input = z;
+  if (kernels::is_smooth(node.activation)) {
+    run.activation_input = z;
   } else if (node.activation != Activation::kNone && out.needs_gradient && !plan_->is_pooled(node.out)) {
     terms.mask = run.mask = pool_->take({kernels::mask_words(z.numel())}, at::kShort);
   }
@@ -206,7 +225,7 @@ void StageRun::run_max_pool(const Stage::Plan::Node& node, NodeRun& run) {
   } else {
     terms.x = source->values();
   }
-  const auto& options = node.pool->options;
+  const auto& options = node.max_pool->options;
   Value& out = value(node.out);
   PooledMaxima& maxima = run.maxima;
   maxima.shape = {.batch = terms.x.size(0),
@@ -228,14 +247,26 @@ void StageRun::run_max_pool(const Stage::Plan::Node& node, NodeRun& run) {
 void StageRun::run_average_pool(const Stage::Plan::Node& node, NodeRun& run) {
   const Tensor x = value(node.x).source->values();
   Value& out = value(node.out);
-  run.averaged_sizes = x.sizes().vec();
-  out.sizes = {x.size(0), x.size(1)};
-  Tensor y = at::empty(out.sizes, at::kFloat);
-  kernels::average_pool(average_shape(run), ops::output_type(x), x.const_data_ptr(),
-                        y.mutable_data_ptr<float>());
+  const kernels::AveragePoolShape& s = run.averaged = average_shape(node, x.sizes());
+  out.sizes = {s.batch, s.channels};
+  if (!node.average_pool.is_empty()) out.sizes.insert(out.sizes.end(), {s.out_height(), s.out_width()});
   read(node.x);
-  // The last value leaves as float32: its means are rounded once, by whoever reads them.
-  out.source = std::make_shared<TensorSource>(node.out == plan_->last() ? std::move(y) : y.to(dtype_));
+  out.source = std::make_shared<AveragePoolSource>(x, s, out.sizes, plan_->dtype(node, dtype_),
+                                                   needs_values(node.out), pool_);
+}
+
+void StageRun::run_flatten(const Stage::Plan::Node& node, NodeRun& run) {
+  Value& x = value(node.x);
+  Value& out = value(node.out);
+  run.flattened = x.sizes;
+  const int64_t pixels = x.sizes[2] * x.sizes[3];
+  out.sizes = {x.sizes[0], x.sizes[1] * pixels};
+  if (pixels == 1) {
+    out.source = std::make_shared<FlatSource>(x.source);
+  } else {  // in PyTorch's order of the elements
+    out.source = std::make_shared<TensorSource>(x.source->values().contiguous().flatten(1));
+  }
+  read(node.x);
 }
 
 /// Adds up all but the first two of them in place.
@@ -247,11 +278,11 @@ Tensor StageRun::two_or_less(std::vector<Tensor>& terms) {
 Tensor StageRun::pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
                                const Tensor& other) const {
   if (other.defined()) g.add_(other);
-  if (node.averages) {
-    Tensor dx = pool_->take(run.averaged_sizes, dtype_);
-    const Tensor dy = g.to(at::kFloat);
-    kernels::average_pool_backward(average_shape(run), ops::output_type(dx), dy.const_data_ptr<float>(),
-                                   dx.mutable_data_ptr());
+  if (node.kind == Stage::Plan::Node::Kind::kFlatten) return ops::to_dense(g.view(run.flattened), true);
+  if (node.kind == Stage::Plan::Node::Kind::kAveragePool) {
+    const kernels::AveragePoolShape& s = run.averaged;
+    Tensor dx = pool_->take({s.batch, s.channels, s.in_height, s.in_width}, dtype_);
+    kernels::average_pool_backward(s, ops::output_type(dx), g.const_data_ptr(), dx.mutable_data_ptr());
     return dx;
   }
   const kernels::PoolShape& s = run.maxima.shape;
@@ -267,7 +298,9 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
   const auto flow = [&](Stage::Value id) -> std::vector<Tensor>& { return flowing[static_cast<size_t>(id)]; };
   std::map<Stage::Value, PooledMaxima> pooled;  // of the blocks before max pools
   // Gradients are changed in place on their way: autograd's own must not be.
-  Tensor first = pool_->take(dy.sizes(), dtype_);
+  const auto& last = plan_->nodes.back();
+  // What leaves as float32 behind a linear layer has its gradient in float32 too.
+  Tensor first = pool_->take(dy.sizes(), last.is_linear() ? plan_->dtype(last, dtype_) : dtype_);
   first.copy_(dy);
   flow(plan_->last()).push_back(std::move(first));
   for (size_t i = plan_->nodes.size(); i-- > 0;) {
@@ -289,7 +322,7 @@ variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
     }
     const LayerScope layer(run.operands->layer());
     const Tensor g = terms[0];
-    BlockGradient gradient{g, other, run.mask, {}, run.gelu_input};
+    BlockGradient gradient{g, other, run.mask, {}, node.activation, run.activation_input};
     if (const auto found = pooled.find(node.out); found != pooled.end())
       gradient.pooled = std::move(found->second);
     const auto dz = run.norm->backward(gradient, run.places, gradients, pool_);

@@ -33,7 +33,7 @@ std::vector<Case> cases() {
                    .channels = channels[random() % channels.size()],
                    .inner = 1 + static_cast<int64_t>(random() % 70),
                    .type = random() % 2 ? OutputType::kFloat32 : OutputType::kBFloat16,
-                   .activation = static_cast<Activation>(random() % 4),
+                   .activation = static_cast<Activation>(random() % 5),
                    .has_b = random() % 2 == 0,
                    .has_scales = random() % 3 != 0});
   }
@@ -45,7 +45,8 @@ bool has_mask(Activation activation) {
 }
 
 double normal_distribution(double x) { return 0.5 * std::erfc(-x / std::sqrt(2.0)); }
-double gelu_derivative(double x) {
+double derivative(Activation activation, double x) {
+  if (activation == Activation::kTanh) return 1.0 - std::tanh(x) * std::tanh(x);
   return normal_distribution(x) + x * std::exp(-0.5 * x * x) / std::sqrt(2.0 * std::numbers::pi);
 }
 
@@ -117,6 +118,7 @@ class Problem {
     if (c_.has_b)
       y += static_cast<double>(b_.at(i)) * (c_.has_scales ? static_cast<double>(scale_b_[c]) : 1.0);
     if (c_.activation == Activation::kGelu) return y * normal_distribution(y);
+    if (c_.activation == Activation::kTanh) return std::tanh(y);
     if (c_.activation != Activation::kNone) y = std::max(y, 0.0);
     return c_.activation == Activation::kRelu6 ? std::min(y, 6.0) : y;
   }
@@ -217,7 +219,7 @@ SumsResult sums_of(const Case& c, bool with_z, bool with_where) {
   for (uint8_t& place : where) place = problem.random_() % 3 == 0 ? kNowhere : 1;
   const auto channels = static_cast<size_t>(c.channels);
   SumsResult r{.g = g, .sums = std::vector<double>(2 * channels)};
-  const bool is_gelu = c.activation == Activation::kGelu && !with_z;
+  const bool smooth = is_smooth(c.activation) && !with_z;
   gradient_sums({.type = c.type,
                  .pixels = pixels,
                  .channels = c.channels,
@@ -225,7 +227,8 @@ SumsResult sums_of(const Case& c, bool with_z, bool with_where) {
                  .other = c.has_b ? problem.b_.data() : nullptr,
                  .mask = has_mask(c.activation) ? mask.data() : nullptr,
                  .where = with_where ? where.data() : nullptr,
-                 .gelu_input = is_gelu ? problem.a_.data() : nullptr,
+                 .activation = smooth ? c.activation : Activation::kNone,
+                 .activation_input = smooth ? problem.a_.data() : nullptr,
                  .z = with_z ? problem.a_.data() : nullptr,
                  .shift = problem.shift_.data(),
                  .sum = r.sums.data(),
@@ -239,10 +242,10 @@ SumsResult sums_of(const Case& c, bool with_z, bool with_where) {
         (!has_mask(c.activation) || (mask[static_cast<size_t>(i / 16)] >> (i % 16) & 1) != 0) &&
         !(with_where && where[static_cast<size_t>(i)] == kNowhere);
     float all = g.at(i) + (c.has_b ? problem.b_.at(i) : 0.0F);
-    const float tolerance = is_gelu ? std::abs(all) * 1e-6F : 0.0F;
-    if (is_gelu) {
+    const float tolerance = smooth ? std::abs(all) * 1e-6F : 0.0F;
+    if (smooth) {
       all = static_cast<float>(static_cast<double>(all) *
-                               gelu_derivative(static_cast<double>(problem.a_.at(i))));
+                               derivative(c.activation, static_cast<double>(problem.a_.at(i))));
     }
     EXPECT_NEAR(r.g.at(i), passes ? all : 0.0F,
                 c.type == OutputType::kFloat32 ? tolerance : std::abs(all) / 256.0F + tolerance);

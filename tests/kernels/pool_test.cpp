@@ -63,7 +63,7 @@ void check_codes(MaxPool pass, Range range, PoolResult& r) {
   }
 }
 
-/// The seed alternates between a plain pool and one behind a scale, a shift and every activation but GELU.
+/// The seed alternates between a plain pool and one behind a scale, a shift and ReLU, ReLU6 or neither.
 PoolResult pool(const PoolShape& s, OutputType type, uint32_t seed) {
   std::mt19937 random(seed);
   Data x(type, s.input_elements(), random, 3.0F);
@@ -147,36 +147,94 @@ TEST(Pool, MaxPoolIsItsDefinitionOnEveryInstructionSet) {
   }
 }
 
+AveragePoolShape average_shape(std::mt19937& random) {
+  const auto below = [&](int64_t end) { return static_cast<int64_t>(random() % static_cast<uint32_t>(end)); };
+  AveragePoolShape s{.batch = 1 + below(5), .channels = 1 + below(70)};
+  s.kernel_height = 1 + below(5);
+  s.kernel_width = 1 + below(5);
+  s.stride_height = 1 + below(4);
+  s.stride_width = 1 + below(4);
+  const bool is_global = below(3) == 0;
+  s.in_height = s.kernel_height + (is_global ? 0 : below(6));
+  s.in_width = s.kernel_width + (is_global ? 0 : below(6));
+  return s;
+}
+
+struct AverageResult {
+  Data y, floats, dx;
+  std::vector<uint8_t> codes, codes_of_floats;
+  bool operator==(const AverageResult&) const = default;
+};
+
+AverageResult average(const AveragePoolShape& s, OutputType type, Data& x, Data& dy) {
+  std::mt19937 random(5);
+  const auto outputs = static_cast<size_t>(s.output_elements());
+  AverageResult r{.y = dy,
+                  .floats = Data(OutputType::kFloat32, s.output_elements(), random, 1.0F),
+                  .dx = x,
+                  .codes = std::vector<uint8_t>(outputs),
+                  .codes_of_floats = std::vector<uint8_t>(outputs)};
+  AveragePool pass{.shape = s, .type = type, .x = x.data(), .values_type = type, .values = r.y.data()};
+  const Range range = compute(pass);
+  const Format format = int8_format();
+  const QuantParams params = choose_params(format, range);
+  const QuantizeStatistics kept = compute_and_quantize(pass, format, {&params, 1}, {}, r.codes.data());
+  EXPECT_EQ(kept.range, range);
+  std::vector<uint8_t> expected(outputs);
+  if (type == OutputType::kFloat32) {
+    quantize(r.y.values.data(), s.output(), format, {&params, 1}, {}, expected.data());
+  } else {
+    quantize(static_cast<const BFloat16*>(r.y.data()), s.output(), format, {&params, 1}, {}, expected.data());
+  }
+  EXPECT_EQ(r.codes, expected);
+
+  pass.values_type = OutputType::kFloat32;
+  pass.values = r.floats.data();
+  compute(pass);
+  pass.values = nullptr;
+  compute_and_quantize(pass, format, {&params, 1}, {}, r.codes_of_floats.data());
+  quantize(r.floats.values.data(), s.output(), format, {&params, 1}, {}, expected.data());
+  EXPECT_EQ(r.codes_of_floats, expected);
+  average_pool_backward(s, type, dy.data(), r.dx.data());
+  return r;
+}
+
 TEST(Pool, AveragePoolIsItsDefinitionOnEveryInstructionSet) {
   std::mt19937 random(13);
-  for (int i = 0; i < 40; ++i) {
-    const AverageShape s{.batch = 1 + static_cast<int64_t>(random() % 5),
-                         .pixels = 1 + static_cast<int64_t>(random() % 70),
-                         .channels = 1 + static_cast<int64_t>(random() % 70)};
+  for (int i = 0; i < 60; ++i) {
+    const AveragePoolShape s = average_shape(random);
     const OutputType type = i % 2 ? OutputType::kFloat32 : OutputType::kBFloat16;
-    Data x(type, s.batch * s.pixels * s.channels, random, 3.0F);
-    Data dy(OutputType::kFloat32, s.batch * s.channels, random, 1.0F);
-    std::vector<Data> means, gradients;
+    Data x(type, s.input_elements(), random, 3.0F), dy(type, s.output_elements(), random, 1.0F);
+    std::vector<AverageResult> results;
     for (const Isa isa : available_isas()) {
       const ScopedIsa scoped(isa);
-      means.push_back(dy);
-      gradients.push_back(x);
-      average_pool(s, type, x.data(), static_cast<float*>(means.back().data()));
-      average_pool_backward(s, type, static_cast<const float*>(dy.data()), gradients.back().data());
-      ASSERT_EQ(means.back(), means.front()) << to_string(isa);
-      ASSERT_EQ(gradients.back(), gradients.front()) << to_string(isa);
+      results.push_back(average(s, type, x, dy));
+      ASSERT_EQ(results.back(), results.front()) << to_string(isa);
     }
-    for (int64_t to = 0; to < s.batch * s.channels; ++to) {
-      const int64_t n = to / s.channels, c = to % s.channels;
+    const AverageResult& r = results.front();
+    const auto taps = static_cast<double>(s.kernel_height * s.kernel_width);
+    std::vector<double> dx(static_cast<size_t>(s.input_elements()));
+    for (int64_t to = 0; to < s.output_elements(); ++to) {
+      const int64_t c = to % s.channels, pixel = to / s.channels;
+      const int64_t ow = pixel % s.out_width(), row = pixel / s.out_width();
+      const int64_t oh = row % s.out_height(), n = row / s.out_height();
       double sum = 0.0;
-      for (int64_t pixel = 0; pixel < s.pixels; ++pixel) {
-        const int64_t from = (n * s.pixels + pixel) * s.channels + c;
-        sum += static_cast<double>(x.at(from));
-        const double dx = static_cast<double>(dy.at(to)) / static_cast<double>(s.pixels);
-        EXPECT_NEAR(static_cast<double>(gradients[0].at(from)), dx,
-                    std::abs(dx) / (type == OutputType::kFloat32 ? 1e6 : 256.0));
+      for (int64_t h = oh * s.stride_height; h < oh * s.stride_height + s.kernel_height; ++h) {
+        for (int64_t w = ow * s.stride_width; w < ow * s.stride_width + s.kernel_width; ++w) {
+          const int64_t from = ((n * s.in_height + h) * s.in_width + w) * s.channels + c;
+          sum += static_cast<double>(x.at(from));
+          dx[static_cast<size_t>(from)] += static_cast<double>(dy.at(to)) / taps;
+        }
       }
-      EXPECT_NEAR(static_cast<double>(means[0].at(to)), sum / static_cast<double>(s.pixels), 3e-6);
+      const double mean = sum / taps;
+      EXPECT_NEAR(static_cast<double>(r.floats.at(to)), mean, 3e-6);
+      EXPECT_NEAR(static_cast<double>(r.y.at(to)), mean,
+                  type == OutputType::kFloat32 ? 3e-6 : std::abs(mean) / 256.0 + 3e-6);
+    }
+    for (int64_t at = 0; at < s.input_elements(); ++at) {
+      const double expected = dx[static_cast<size_t>(at)];
+      EXPECT_NEAR(static_cast<double>(r.dx.at(at)), expected,
+                  type == OutputType::kFloat32 ? 1e-6 : std::abs(expected) / 256.0 + 1e-6);
     }
   }
 }
@@ -217,8 +275,11 @@ TEST(Pool, RefusesWhatIsImpossible) {
   MaxPool pool{.shape = {.in_height = 1, .in_width = 1}, .x = x, .where = where, .values = x};
   EXPECT_THROW(compute(pool), Error);
   pool.shape.in_height = pool.shape.in_width = 2;
-  pool.activation = Activation::kGelu;
-  EXPECT_THROW(compute(pool), Error);
+  for (const Activation activation : {Activation::kGelu, Activation::kTanh}) {
+    pool.activation = activation;
+    EXPECT_THROW(compute(pool), Error);
+  }
+  EXPECT_THROW(compute(AveragePool{.shape = {.in_height = 1, .in_width = 2}, .x = x, .values = x}), Error);
 }
 
 }  // namespace

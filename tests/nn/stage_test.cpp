@@ -233,9 +233,9 @@ TEST(ConvBlock, EqualsItsModulesWithRangeNormalisation) {
 class Perceptron : public torch::nn::Module {
  public:
   explicit Perceptron(bool has_bias) {
-    const std::array<int64_t, 5> features = {40, 33, 24, 16, 10};
-    const std::array<Activation, 4> activations = {Activation::kGelu, Activation::kRelu, Activation::kRelu6,
-                                                   Activation::kNone};
+    const std::array<int64_t, 6> features = {40, 33, 28, 24, 16, 10};
+    const std::array<Activation, 5> activations = {Activation::kGelu, Activation::kRelu, Activation::kTanh,
+                                                   Activation::kRelu6, Activation::kNone};
     auto x = stage_.add_input();
     for (size_t i = 0; i < activations.size(); ++i) {
       const Linear linear(torch::nn::LinearOptions(features[i], features[i + 1]).bias(has_bias));
@@ -309,24 +309,90 @@ TEST(Stage, AveragesPixels) {
   }
 }
 
-// One block reads the very same codes either way.
-TEST(LinearBlock, GeluIsLibTorchs) {
-  const auto make = [] {
-    return std::make_shared<LinearBlockImpl>(torch::nn::LinearOptions(40, 24), Activation::kGelu);
-  };
-  for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
-    const auto [plain, fused] = both<LinearBlockImpl>({.policy = "static", .arithmetic = arithmetic}, make,
-                                                      2.0 * torch::randn({23, 40}));
-    expect_close(fused, plain, 1e-5, 0.01);
+/// Tanh, average pools of windows that overlap and leave a row over, and linear layers behind images of one
+/// pixel or more.
+class Flattening : public torch::nn::Module {
+ public:
+  explicit Flattening(int64_t pixels) {
+    const auto conv = register_module("conv", make_conv(3, 6, 3, 1, true));
+    const auto second = register_module("second", make_conv(6, 10, 3, 1, true));
+    auto x = stage_.add_block(conv, {}, Activation::kTanh, stage_.add_input());  // 12 x 12 pixels
+    x = stage_.add_average_pool(torch::nn::AvgPool2d(torch::nn::AvgPool2dOptions({3, 4}).stride({2, 3})), x);
+    x = stage_.add_block(second, {}, Activation::kTanh, x);  // 5 x 3
+    if (pixels == 1) {
+      x = stage_.add_average_pool(torch::nn::AvgPool2d(torch::nn::AvgPool2dOptions({5, 3})), x);
+    }
+    x = stage_.add_flatten(x);
+    const auto first = register_module("first", Linear(torch::nn::LinearOptions(10 * pixels, 9)));
+    const auto last = register_module("last", Linear(torch::nn::LinearOptions(9, 7)));
+    stage_.add_linear(last, Activation::kNone, stage_.add_linear(first, Activation::kTanh, x));
+  }
+  Tensor forward(const Tensor& x) { return stage_.forward({x}); }
+
+ private:
+  Stage stage_;
+};
+
+TEST(Stage, AveragesWindowsAndFlattens) {
+  for (const int64_t pixels : {1, 15}) {
+    const auto make = [&] { return std::make_shared<Flattening>(pixels); };
+    for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+      const auto [plain, fused] =
+          both<Flattening>({.policy = "static:32/32/32", .arithmetic = arithmetic}, make, images(5));
+      expect_close(fused, plain, 1e-5, 1e-4);
+      const auto [plain_half, half] = both<Flattening>(
+          {.policy = "static:32/32/32", .between = Between::kBFloat16, .arithmetic = arithmetic}, make,
+          images(5));
+      EXPECT_TRUE(half.ran_fused);
+      EXPECT_LT(distance(half.y, plain_half.y), 0x1p-7);
+      EXPECT_LT(distance(half.dx, plain_half.dx), 4 * 0x1p-7);
+      const auto [plain_8, fused_8] =
+          both<Flattening>({.policy = "static", .arithmetic = arithmetic}, make, images(5));
+      EXPECT_TRUE(fused_8.ran_fused);
+      EXPECT_LT(distance(fused_8.y, plain_8.y), 0.02);
+      EXPECT_LT(distance(fused_8.dx, plain_8.dx), 0.1);
+    }
   }
 }
 
-TEST(Stage, RefusesGeluBehindANormalisation) {
+// Between passes in bfloat16 too: who trains wants to see small differences between logits.
+TEST(Stage, LogitsAreNotRounded) {
+  const auto make = [] { return std::make_shared<Averaging>(true); };
+  const auto [plain, fused] =
+      both<Averaging>({.policy = "static", .between = Between::kBFloat16}, make, images(5));
+  EXPECT_FALSE(torch::equal(fused.y, fused.y.to(at::kBFloat16).to(at::kFloat)));
+  EXPECT_LT(distance(fused.y, plain.y), 0.02);
+}
+
+TEST(Stage, RefusesPoolsThatDoNotFit) {
+  Session session(policies::make("static"), SessionOptions{});
+  auto net = std::make_shared<Flattening>(1);
+  session.attach(*net);
+  ForwardScope scope(session);
+  EXPECT_THROW(net->forward(torch::randn({2, 3, 4, 3})), Error);
+}
+
+// One block reads the very same codes either way.
+TEST(LinearBlock, GeluAndTanhAreLibTorchs) {
+  for (const Activation activation : {Activation::kGelu, Activation::kTanh}) {
+    const auto make = [&] {
+      return std::make_shared<LinearBlockImpl>(torch::nn::LinearOptions(40, 24), activation);
+    };
+    for (const Arithmetic arithmetic : {Arithmetic::kInteger, Arithmetic::kSimulated}) {
+      const auto [plain, fused] = both<LinearBlockImpl>({.policy = "static", .arithmetic = arithmetic}, make,
+                                                        2.0 * torch::randn({23, 40}));
+      expect_close(fused, plain, 1e-5, 0.01);
+    }
+  }
+}
+
+TEST(Stage, RefusesGeluAndTanhBehindANormalisation) {
   Stage stage;
   const auto x = stage.add_input();
-  EXPECT_THROW(
-      stage.add_block(make_conv(3, 8, 3, 1), make_norm2d(Normalization::kBatch, 8), Activation::kGelu, x),
-      Error);
+  for (const Activation activation : {Activation::kGelu, Activation::kTanh}) {
+    EXPECT_THROW(stage.add_block(make_conv(3, 8, 3, 1), make_norm2d(Normalization::kBatch, 8), activation, x),
+                 Error);
+  }
 }
 
 ConvBlockOptions block_options(Activation activation) {

@@ -39,15 +39,21 @@ float write(void* data, int64_t i, float value) {
   return to_float(element);
 }
 
-float evaluate(const GeluFit& fit, float x) {
-  const float bounded = x < -kGeluBound ? -kGeluBound : x > kGeluBound ? kGeluBound : x;
+float evaluate(const RationalFit& fit, float x) {
+  const float bounded = x < -fit.bound ? -fit.bound : x > fit.bound ? fit.bound : x;
   const float square = bounded * bounded;
-  float p = fit.p[GeluFit::kTerms - 1], q = fit.q[GeluFit::kTerms - 1];
-  for (int i = GeluFit::kTerms - 2; i >= 0; --i) {
+  float p = fit.p[RationalFit::kTerms - 1], q = fit.q[RationalFit::kTerms - 1];
+  for (int i = RationalFit::kTerms - 2; i >= 0; --i) {
     p = std::fma(p, square, fit.p[i]);
     q = std::fma(q, square, fit.q[i]);
   }
-  return std::fma(bounded, p / q, 0.5F);
+  return std::fma(bounded, p / q, fit.centre);
+}
+
+float derivative(Activation activation, float x) {
+  if (activation == Activation::kGelu) return evaluate(kGeluDerivative, x);
+  const float y = evaluate(kTanh, x);
+  return std::fma(-y, y, 1.0F);
 }
 
 // ReLU or ReLU6 of y; returns whether the gradient passes. A y that is NaN stays.
@@ -66,6 +72,7 @@ void affine(const AffineBlock& p) {
     if (p.b != nullptr) y = std::fma(read<T>(p.b, i), p.scale_b[c], y);
     bool passes = true;
     if (p.activation == Activation::kGelu) y *= evaluate(kNormalDistribution, y);
+    if (p.activation == Activation::kTanh) y = evaluate(kTanh, y);
     if (p.activation == Activation::kRelu || p.activation == Activation::kRelu6) {
       passes = clamp(p.activation, y);
     }
@@ -85,9 +92,9 @@ void gradients(const SumBlock& p) {
     if (p.other != nullptr) g += read<T>(p.other, i);
     if (p.mask != nullptr && (p.mask[i / 16] >> (i % 16) & 1) == 0) g = 0.0F;
     if (p.where != nullptr && p.where[i] == kNowhere) g = 0.0F;
-    if (p.gelu_input != nullptr) g *= evaluate(kGeluDerivative, read<T>(p.gelu_input, i));
+    if (p.activation_input != nullptr) g *= derivative(p.activation, read<T>(p.activation_input, i));
     const bool is_new =
-        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.gelu_input != nullptr;
+        p.other != nullptr || p.mask != nullptr || p.where != nullptr || p.activation_input != nullptr;
     if (is_new) g = write<T>(p.g, i, g);
     p.sums[c] += g;
     if (p.z != nullptr) p.products[c] = std::fma(g, read<T>(p.z, i) - p.shift[c], p.products[c]);
@@ -130,18 +137,15 @@ void max_pool_backward(const PoolWindow& window, const uint8_t* const* wheres, v
   }
 }
 
-template <class T>
-void average_pool(const AverageBlock& p, const void* x, float* y) {
+template <class T, class Y>
+void sum_window(const SumWindow& p, void* y) {
   for (int64_t c = 0; c < p.channels; ++c) {
-    float sum = read<T>(x, c);
-    for (int64_t pixel = 1; pixel < p.pixels; ++pixel) sum += read<T>(x, pixel * p.channels + c);
-    y[c] = sum * p.factor;
+    float sum = 0.0F;
+    for (int64_t i = 0; i < p.rows * p.columns; ++i) {
+      sum += read<T>(p.x, i / p.columns * p.row_stride + i % p.columns * p.column_stride + c);
+    }
+    write<Y>(y, c, sum * p.factor);
   }
-}
-
-template <class T>
-void average_pool_backward(const AverageBlock& p, const float* dy, void* dx) {
-  for (int64_t i = 0; i < p.pixels * p.channels; ++i) write<T>(dx, i, dy[i % p.channels] * p.factor);
 }
 
 void sgd(const SgdUpdate& p) {
@@ -164,8 +168,8 @@ const FuseKernels kFuse = {{affine<float, float>, affine<BFloat16, BFloat16>},
                            {max_pool<float, float>, max_pool<BFloat16, BFloat16>},
                            {max_pool<float, float>, max_pool<BFloat16, float>},
                            {max_pool_backward<float>, max_pool_backward<BFloat16>},
-                           {average_pool<float>, average_pool<BFloat16>},
-                           {average_pool_backward<float>, average_pool_backward<BFloat16>},
+                           {sum_window<float, float>, sum_window<BFloat16, BFloat16>},
+                           {sum_window<float, float>, sum_window<BFloat16, float>},
                            sgd};
 
 }  // namespace bitdial::kernels::scalar
