@@ -9,6 +9,7 @@
 #include "bitdial/kernels/conv2d_kernels.h"
 #include "bitdial/kernels/depthwise.h"
 #include "bitdial/kernels/isa.h"
+#include "bitdial/kernels/output_pass.h"
 #include "bitdial/kernels/vector/conv2d.h"
 
 namespace bitdial::kernels {
@@ -132,6 +133,7 @@ void conv2d_forward(const ConvShape& shape, const Operand& x, const Operand& w, 
   check_output("conv2d_forward", y.data);
   const bool sums_complete = !y.sums || (y.sums->sum && y.sums->sum_squares);
   require(sums_complete, "conv2d_forward", "channel sums have no room for the sums");
+  require(y.pass == nullptr, "conv2d_forward", "a pass over the output comes with conv2d_backward_data only");
   const Conv2dKernels& kernels = kernels_of(active_isa(), shape);
   kernels.forward(shape, x, w, bias, y);
   if (y.sums && !kernels.sums_channels) {
@@ -146,6 +148,7 @@ void conv2d_backward_data(const ConvShape& shape, const Operand& dy, const Opera
   check_output("conv2d_backward_data", dx.data);
   require(dx.sums == nullptr, "conv2d_backward_data", "channel sums come with conv2d_forward only");
   kernels_of(active_isa(), shape).backward_data(shape, dy, w, dx);
+  if (dx.pass && !dx.pass->has_begun()) run_whole(*dx.pass, shape.batch * shape.in_height * shape.in_width);
 }
 
 void conv2d_backward_weight(const ConvShape& shape, const Operand& x, const Operand& dy, float* dw) {

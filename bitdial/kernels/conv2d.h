@@ -81,10 +81,13 @@ struct ChannelSums {
   double* sum_squares = nullptr;
 };
 
+class OutputPass;
+
 struct Output {
   void* data = nullptr;
   OutputType type = OutputType::kFloat32;
   const ChannelSums* sums = nullptr;  ///< conv2d_forward only; null = not wanted
+  OutputPass* pass = nullptr;         ///< conv2d_backward_data only; what is done to the pixels once stored
 };
 
 /// FPROP: y[n,oh,ow,k] = sum x * w (+ bias[k], may be null).

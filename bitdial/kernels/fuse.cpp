@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "bitdial/core/error.h"
-#include "bitdial/core/parallel.h"
 #include "bitdial/core/profile.h"
 #include "bitdial/kernels/elements.h"
 #include "bitdial/kernels/float_environment.h"
@@ -80,50 +79,9 @@ class AffineBlocks {
   std::vector<float> scale_a_, scale_b_, shift_;
 };
 
-// Float32 sums take 32 rows; a part of the fixed partition is a whole number of such runs.
+// Float32 sums take 32 rows; a stretch of the fixed partition is a whole number of such runs.
 constexpr int64_t kRowsPerRun = 32;
-constexpr int64_t kPartElements = 32768;
-
-struct Sums {
-  double* sum = nullptr;
-  double* products = nullptr;
-};
-
-/// Adds up a tensor's per-channel sums: `run` adds a block at an element to float32 sums.
-template <class Run>
-void sum_channels(int64_t elements, int64_t channels, const Sums& sums, const Run& run) {
-  const int64_t width = period(channels);
-  const int64_t run_elements = kRowsPerRun * width;
-  const int64_t part_elements = std::max<int64_t>(1, kPartElements / run_elements) * run_elements;
-  const int64_t parts = (elements + part_elements - 1) / part_elements;
-  Workspace workspace;
-  auto* partial = workspace.take<double>(parts * 2 * channels);
-  parallel_for(parts, 1, [&](int64_t first, int64_t last) {
-    const IeeeFloat environment;
-    std::vector<float> now(static_cast<size_t>(2 * width));
-    for (int64_t part = first; part < last; ++part) {
-      double* out = partial + part * 2 * channels;
-      std::fill_n(out, 2 * channels, 0.0);
-      const int64_t end = std::min(elements, (part + 1) * part_elements);
-      for (int64_t begin = part * part_elements; begin < end; begin += run_elements) {
-        std::fill(now.begin(), now.end(), 0.0F);
-        run(begin, std::min(run_elements, end - begin), width, now.data(), now.data() + width);
-        for (int64_t i = 0, c = 0; i < width; ++i, c = c + 1 == channels ? 0 : c + 1) {
-          out[c] += static_cast<double>(now[static_cast<size_t>(i)]);
-          out[channels + c] += static_cast<double>(now[static_cast<size_t>(width + i)]);
-        }
-      }
-    }
-  });
-  std::fill_n(sums.sum, channels, 0.0);
-  if (sums.products != nullptr) std::fill_n(sums.products, channels, 0.0);
-  for (int64_t part = 0; part < parts; ++part) {
-    const double* from = partial + part * 2 * channels;
-    for (int64_t c = 0; c < channels; ++c) sums.sum[c] += from[c];
-    if (sums.products == nullptr) continue;
-    for (int64_t c = 0; c < channels; ++c) sums.products[c] += from[channels + c];
-  }
-}
+constexpr int64_t kStretchElements = 32768;
 
 }  // namespace
 
@@ -152,29 +110,77 @@ QuantizeStatistics compute_and_quantize(const AffineTensor& y, const Format& for
   return quantize(blocks.tensor(), y.shape, format, params, key, codes, packing);
 }
 
-void gradient_sums(const GradientSums& pass) {
-  const PhaseScope phase(Phase::kNormalize);
-  require(is_smooth(pass.activation) == (pass.activation_input != nullptr), "fuse",
+GradientPass::GradientPass(const GradientSums& terms)
+    : terms_(terms),
+      add_(fuse_kernels().gradients[type_index(terms.type)]),
+      shifts_(repeated(terms.shift, terms.channels, 0.0F)) {
+  require(is_smooth(terms.activation) == (terms.activation_input != nullptr), "fuse",
           "GELU and tanh, and no others, need their input");
-  require(pass.z == nullptr || pass.activation_input == nullptr, "fuse",
+  require(terms.z == nullptr || terms.activation_input == nullptr, "fuse",
           "GELU and tanh come without a batch norm in front");
-  const auto run = fuse_kernels().gradients[type_index(pass.type)];
-  const std::vector<float> shifts = repeated(pass.shift, pass.channels, 0.0F);
-  sum_channels(pass.pixels * pass.channels, pass.channels, {pass.sum, pass.product_sum},
-               [&](int64_t begin, int64_t count, int64_t width, float* sums, float* products) {
-                 run({.g = element_at(pass.g, pass.type, begin),
-                      .other = element_at(pass.other, pass.type, begin),
-                      .mask = pass.mask == nullptr ? nullptr : pass.mask + begin / kLanes,
-                      .where = pass.where == nullptr ? nullptr : pass.where + begin,
-                      .activation = pass.activation,
-                      .activation_input = element_at(pass.activation_input, pass.type, begin),
-                      .z = element_at(pass.z, pass.type, begin),
-                      .shift = shifts.data(),
-                      .width = width,
-                      .count = count,
-                      .sums = sums,
-                      .products = products});
-               });
+}
+
+int64_t GradientPass::run_elements() const { return kRowsPerRun * static_cast<int64_t>(shifts_.size()); }
+
+int64_t GradientPass::alignment() const { return kLanes / std::gcd(terms_.channels, kLanes); }
+
+int64_t GradientPass::stretch() const {
+  return std::max<int64_t>(1, kStretchElements / run_elements()) * run_elements() / terms_.channels;
+}
+
+void GradientPass::start(int64_t stretches) {
+  stretches_ = stretches;
+  partial_ = workspace_.take<double>(stretches * 2 * terms_.channels);
+}
+
+void GradientPass::run(int64_t index, int64_t first, int64_t last) {
+  const IeeeFloat environment;
+  const int64_t channels = terms_.channels;
+  const auto width = static_cast<int64_t>(shifts_.size());
+  double* out = partial_ + index * 2 * channels;
+  std::fill_n(out, 2 * channels, 0.0);
+  Workspace workspace;
+  auto* sums = workspace.take<float>(2 * width);
+  float* products = sums + width;
+  const int64_t end = last * channels;
+  for (int64_t begin = first * channels; begin < end; begin += run_elements()) {
+    std::fill_n(sums, 2 * width, 0.0F);
+    add_({.g = element_at(terms_.g, terms_.type, begin),
+          .other = element_at(terms_.other, terms_.type, begin),
+          .mask = terms_.mask == nullptr ? nullptr : terms_.mask + begin / kLanes,
+          .where = terms_.where == nullptr ? nullptr : terms_.where + begin,
+          .activation = terms_.activation,
+          .activation_input = element_at(terms_.activation_input, terms_.type, begin),
+          .z = element_at(terms_.z, terms_.type, begin),
+          .shift = shifts_.data(),
+          .width = width,
+          .count = std::min(run_elements(), end - begin),
+          .sums = sums,
+          .products = products});
+    for (int64_t i = 0, c = 0; i < width; ++i, c = c + 1 == channels ? 0 : c + 1) {
+      out[c] += static_cast<double>(sums[i]);
+      out[channels + c] += static_cast<double>(products[i]);
+    }
+  }
+}
+
+void GradientPass::finish() {
+  const PhaseScope phase(Phase::kNormalize);
+  const int64_t channels = terms_.channels;
+  std::fill_n(terms_.sum, channels, 0.0);
+  if (terms_.product_sum != nullptr) std::fill_n(terms_.product_sum, channels, 0.0);
+  for (int64_t i = 0; i < stretches_; ++i) {
+    const double* from = partial_ + i * 2 * channels;
+    for (int64_t c = 0; c < channels; ++c) terms_.sum[c] += from[c];
+    if (terms_.product_sum == nullptr) continue;
+    for (int64_t c = 0; c < channels; ++c) terms_.product_sum[c] += from[channels + c];
+  }
+}
+
+void gradient_sums(const GradientSums& terms) {
+  GradientPass pass(terms);
+  run_whole(pass, terms.pixels);
+  pass.finish();
 }
 
 }  // namespace bitdial::kernels

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "bitdial/kernels/conv2d.h"
+#include "bitdial/kernels/output_pass.h"
 #include "bitdial/kernels/quantize.h"
 
 /// The passes of a block around its GEMMs: normalise, add, clamp and quantise in one sweep over memory, and
@@ -25,6 +27,7 @@ constexpr bool is_smooth(Activation activation) {
 inline int64_t mask_words(int64_t elements) { return (elements + 15) / 16; }
 
 class MaxPoolGradient;
+struct SumBlock;
 
 /// y = activation(scale_a[c] * a + scale_b[c] * b + shift[c]). Null pointers: scales of 1, no shift, no b, no
 /// mask.
@@ -74,6 +77,33 @@ struct GradientSums {
   double* sum = nullptr;
   double* product_sum = nullptr;
 };
-void gradient_sums(const GradientSums& pass);
+void gradient_sums(const GradientSums& terms);
+
+/// The same behind the convolution that makes g, its Output::pass. g has the bits of gradient_sums; sums are
+/// added up over the convolution's partition, which depends on its shape and the instruction set.
+class GradientPass final : public OutputPass {
+ public:
+  explicit GradientPass(const GradientSums& terms);
+
+  int64_t alignment() const override;
+  int64_t stretch() const override;
+  void run(int64_t index, int64_t first, int64_t last) override;
+  /// Behind the convolution: fills in the sums.
+  void finish();
+
+ protected:
+  void start(int64_t stretches) override;
+
+ private:
+  /// One float32 sum per entry of a row covers this many elements.
+  int64_t run_elements() const;
+
+  GradientSums terms_;
+  void (*add_)(const SumBlock&);
+  std::vector<float> shifts_;  ///< a row: they repeat with the channels
+  Workspace workspace_;
+  int64_t stretches_ = 0;
+  double* partial_ = nullptr;  ///< [stretch][sums, products][channel]
+};
 
 }  // namespace bitdial::kernels

@@ -13,37 +13,7 @@ namespace {
 
 using at::Tensor;
 
-struct Sums {
-  std::vector<double> g, product;  // by channel: of g, of g * (z - shift)
-};
-
-// Brings g before the activation and adds it up on the way; z and shift may be missing. Behind a max pool
-// the maxima alone have a gradient.
-Sums sum_gradient(const BlockGradient& gradient, const Tensor& all_z, const Row& shift) {
-  const Tensor& g = gradient.g;
-  const Tensor z = all_z.defined() && gradient.pooled ? gradient.pooled->best : all_z;
-  const int64_t channels = g.size(1);
-  Sums sums;
-  sums.g.resize(static_cast<size_t>(channels));
-  if (z.defined()) sums.product.resize(sums.g.size());
-  kernels::gradient_sums(
-      {.type = ops::output_type(g),
-       .pixels = g.numel() / channels,
-       .channels = channels,
-       .g = g.mutable_data_ptr(),
-       .other = data_or_null(gradient.other),
-       .mask = mask_data(gradient.mask),
-       .where = gradient.pooled ? gradient.pooled->where.const_data_ptr<uint8_t>() : nullptr,
-       .activation = gradient.activation,
-       .activation_input = data_or_null(gradient.activation_input),
-       .z = data_or_null(z),
-       .shift = z.defined() ? shift.data() : nullptr,
-       .sum = sums.g.data(),
-       .product_sum = z.defined() ? sums.product.data() : nullptr});
-  return sums;
-}
-
-// The gradient of the whole block after sum_gradient, where a pass cannot make it on its way.
+// The gradient of the whole block behind its pass, where a pass cannot make it on its way.
 Tensor expanded(const BlockGradient& gradient, const std::shared_ptr<BufferPool>& pool) {
   if (!gradient.pooled) return gradient.g;
   const kernels::PoolShape& s = gradient.pooled->shape;
@@ -62,6 +32,9 @@ void set_gradient(std::vector<Tensor>& gradients, int place, size_t channels, co
   for (size_t c = 0; c < channels; ++c) to[c] = static_cast<float>(entry(c));
   gradients[static_cast<size_t>(place)] = std::move(gradient);
 }
+void set_gradient(std::vector<Tensor>& gradients, int place, const std::vector<double>& entries) {
+  set_gradient(gradients, place, entries.size(), [&](size_t c) { return entries[c]; });
+}
 
 class NoNorm : public BlockNorm {
  public:
@@ -70,8 +43,7 @@ class NoNorm : public BlockNorm {
   std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
                                           std::vector<Tensor>& gradients,
                                           const std::shared_ptr<BufferPool>& pool) const override {
-    const Sums sums = sum_gradient(gradient, {}, {});
-    set_gradient(gradients, places.bias, sums.g.size(), [&](size_t c) { return sums.g[c]; });
+    set_gradient(gradients, places.bias, gradient.sum);
     if (!gradient.pooled) return std::make_unique<TensorSource>(gradient.g);
     AffineSource::Terms terms;
     terms.a = gradient.g;
@@ -123,17 +95,24 @@ class BatchNorm : public BlockNorm {
     if (records) z_ = terms.a;
   }
 
+  // Behind a max pool the maxima alone have a gradient.
+  void request_sums(BlockGradient& gradient) const override {
+    gradient.z = gradient.pooled ? gradient.pooled->best : z_;
+    gradient.shift = mean_.data();
+  }
+
   std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
                                           std::vector<Tensor>& gradients,
                                           const std::shared_ptr<BufferPool>& pool) const override {
-    const Sums sums = sum_gradient(gradient, z_, mean_);
+    const auto& sum = gradient.sum;
+    const auto& product = gradient.product;
     const auto inverse = [&](size_t c) { return static_cast<double>(inverse_deviation_[c]); };
     const auto gain = [&](size_t c) { return static_cast<double>(gain_[c]); };
-    set_gradient(gradients, places.gamma, channels_, [&](size_t c) { return sums.product[c] * inverse(c); });
-    set_gradient(gradients, places.beta, channels_, [&](size_t c) { return sums.g[c]; });
+    set_gradient(gradients, places.gamma, channels_, [&](size_t c) { return product[c] * inverse(c); });
+    set_gradient(gradients, places.beta, sum);
     // A bias in front of batch statistics changes nothing.
     set_gradient(gradients, places.bias, channels_,
-                 [&](size_t c) { return is_of_batch() ? 0.0 : sums.g[c] * gain(c); });
+                 [&](size_t c) { return is_of_batch() ? 0.0 : sum[c] * gain(c); });
 
     AffineSource::Terms terms;
     terms.a = gradient.g;
@@ -147,9 +126,9 @@ class BatchNorm : public BlockNorm {
       terms.shift.resize(channels_);
       const auto n = static_cast<double>(z_.numel() / z_.size(1));
       for (size_t c = 0; c < channels_; ++c) {
-        const double slope = -gain(c) * inverse(c) * inverse(c) * sums.product[c] / n;
+        const double slope = -gain(c) * inverse(c) * inverse(c) * product[c] / n;
         terms.scale_b[c] = static_cast<float>(slope);
-        terms.shift[c] = static_cast<float>(-gain(c) * sums.g[c] / n - slope * static_cast<double>(mean_[c]));
+        terms.shift[c] = static_cast<float>(-gain(c) * sum[c] / n - slope * static_cast<double>(mean_[c]));
       }
     }
     return std::make_unique<AffineSource>(std::move(terms), false, pool);
@@ -225,7 +204,6 @@ class RangeNorm : public BlockNorm {
   std::unique_ptr<OperandSource> backward(const BlockGradient& gradient, const ParameterPlaces& places,
                                           std::vector<Tensor>& gradients,
                                           const std::shared_ptr<BufferPool>& pool) const override {
-    const Sums sums = sum_gradient(gradient, {}, {});
     const PhaseScope phase(Phase::kNormalize);
     const Tensor g = expanded(gradient, pool).to(at::kFloat);
     const auto give = [&](int place, const Tensor& value) {
@@ -242,7 +220,7 @@ class RangeNorm : public BlockNorm {
       dz = g.mul(per_channel(fixed_.scale));
       const Tensor centred = fixed_.x.sub(per_channel(fixed_.mean));
       give(places.gamma, g.mul(centred).sum({0, 2, 3}).mul(fixed_.inverse));
-      set_gradient(gradients, places.beta, sums.g.size(), [&](size_t c) { return sums.g[c]; });
+      set_gradient(gradients, places.beta, gradient.sum);
     }
     if (places.bias >= 0) give(places.bias, dz.sum({0, 2, 3}));
     return std::make_unique<TensorSource>(
@@ -266,6 +244,25 @@ class RangeNorm : public BlockNorm {
 };
 
 }  // namespace
+
+kernels::GradientSums BlockGradient::pass() {
+  const int64_t channels = g.size(1);
+  sum.resize(static_cast<size_t>(channels));
+  if (z.defined()) product.resize(sum.size());
+  return {.type = ops::output_type(g),
+          .pixels = g.numel() / channels,
+          .channels = channels,
+          .g = g.mutable_data_ptr(),
+          .other = data_or_null(other),
+          .mask = mask_data(mask),
+          .where = pooled ? pooled->where.const_data_ptr<uint8_t>() : nullptr,
+          .activation = activation,
+          .activation_input = data_or_null(activation_input),
+          .z = data_or_null(z),
+          .shift = z.defined() ? shift : nullptr,
+          .sum = sum.data(),
+          .product_sum = z.defined() ? product.data() : nullptr};
+}
 
 std::shared_ptr<BlockNorm> begin_norm(const Stage::Plan::Node& node) {
   if (!node.batch_norm.is_empty()) return std::make_shared<BatchNorm>(*node.batch_norm.ptr());

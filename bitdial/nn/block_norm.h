@@ -18,7 +18,7 @@ struct ParameterPlaces {
   int weight = -1, bias = -1, gamma = -1, beta = -1;
 };
 
-/// The gradient of a block's output, g + other, on its way through the activation.
+/// The gradient of a block's output, g + other, on its way through the activation, and its sums by channel.
 struct BlockGradient {
   at::Tensor g;      ///< rewritten: it becomes the gradient in front of the activation
   at::Tensor other;  ///< may be undefined
@@ -26,7 +26,13 @@ struct BlockGradient {
   /// Set where a max pool stands behind the activation: g, other and the result are of the pool's output.
   std::optional<PooledMaxima> pooled;
   kernels::Activation activation = kernels::Activation::kNone;
-  at::Tensor activation_input;  ///< defined if the activation is smooth
+  at::Tensor activation_input;       ///< defined if the activation is smooth
+  at::Tensor z;                      ///< what the block's norm multiplies g with; may be undefined
+  const float* shift = nullptr;      ///< subtracted from z
+  std::vector<double> sum, product;  ///< of g, and of g * (z - shift); filled in by the pass
+
+  /// The pass that rewrites g. This must stay where it is until the pass is over.
+  kernels::GradientSums pass();
 };
 
 /// What stands between the GEMM and the activation of a block, for one batch: a normalisation or nothing.
@@ -38,7 +44,9 @@ class BlockNorm {
   /// Fills in what the pass behind the GEMM does to its output z, which is terms.a. `records`: backward
   /// comes.
   virtual void follow(AffineSource::Terms& terms, bool records) = 0;
-  /// dz; fills in the gradients of gamma, beta and the bias.
+  /// What backward wants to have summed: sets gradient.z and gradient.shift.
+  virtual void request_sums(BlockGradient& /*gradient*/) const {}
+  /// dz of a gradient whose pass is over; fills in the gradients of gamma, beta and the bias.
   virtual std::unique_ptr<OperandSource> backward(const BlockGradient& gradient,
                                                   const ParameterPlaces& places,
                                                   std::vector<at::Tensor>& gradients,

@@ -28,6 +28,8 @@ class LayerOperands : public ops::Operands {
   int layer() const override;
   bool wants_input_gradient() const override { return layer_->step_gradients(training_).has_value(); }
   void observe_gradients(const at::Tensor& dx, const at::Tensor& dw) override;
+  /// Whether observe_gradients looks at them in this step.
+  bool watches_gradients() const { return tape_.has_value(); }
 
   /// `x` as values of the grid that the policy plans for `role`, without a graph.
   at::Tensor on_grid(TensorRole role, const at::Tensor& x);

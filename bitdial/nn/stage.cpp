@@ -112,6 +112,8 @@ at::ScalarType Stage::Plan::dtype(const Node& node, at::ScalarType between) cons
 
 Stage::Value Stage::Plan::add_value() {
   readers.push_back(0);
+  makers.push_back(-1);
+  first_readers.push_back(-1);
   needs_values.push_back(false);
   pooled.push_back(false);
   return static_cast<Value>(readers.size()) - 1;
@@ -120,19 +122,19 @@ Stage::Value Stage::Plan::add_value() {
 Stage::Value Stage::Plan::add(Node node) {
   const auto read = [&](Value value, bool is_float) {
     const auto i = static_cast<size_t>(value);
-    ++readers[i];
+    if (++readers[i] == 1) first_readers[i] = static_cast<int>(nodes.size());
     needs_values[i] = needs_values[i] || is_float;
     pooled[i] = false;  // unless it stays the only one
   };
   read(node.x, !node.is_block() && node.kind != Node::Kind::kFlatten);
   if (node.residual) read(*node.residual, true);
-  const bool follows_block = std::ranges::any_of(nodes, [&](const Node& block) {
-    return block.out == node.x && block.is_block() && !block.residual &&
-           !kernels::is_smooth(block.activation);
-  });
   const auto x = static_cast<size_t>(node.x);
+  const Node* maker = makers[x] < 0 ? nullptr : &nodes[static_cast<size_t>(makers[x])];
+  const bool follows_block =
+      maker && maker->is_block() && !maker->residual && !kernels::is_smooth(maker->activation);
   pooled[x] = node.is_max_pool() && follows_block && readers[x] == 1;
   node.out = add_value();
+  makers.back() = static_cast<int>(nodes.size());
   nodes.push_back(std::move(node));
   return last();
 }

@@ -49,6 +49,8 @@ struct Stage::Plan {
   std::vector<Value> inputs;
   std::vector<Node> nodes;
   std::vector<int> readers;        ///< of each value, within the stage
+  std::vector<int> makers;         ///< the node that makes each value, -1: an input
+  std::vector<int> first_readers;  ///< of the nodes that read each value: the last one to add to its gradient
   std::vector<bool> needs_values;  ///< whether somebody but a GEMM reads it
   std::vector<bool> pooled;        ///< see is_pooled
 

@@ -5,8 +5,11 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/graph_task.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
+#include <optional>
+#include <span>
 #include <type_traits>
 #include <utility>
 
@@ -42,6 +45,12 @@ struct NodeRun {
   std::vector<int64_t> flattened;      ///< sizes in front of a flatten
 };
 
+/// The gradient of a value, as far as backward has come.
+struct Gradient {
+  std::vector<Tensor> terms;            ///< to be added up
+  std::optional<BlockGradient> summed;  ///< in place of terms: all of it, its pass is over
+};
+
 kernels::AveragePoolShape average_shape(const Stage::Plan::Node& node, at::IntArrayRef x) {
   kernels::AveragePoolShape s{.batch = x[0], .channels = x[1], .in_height = x[2], .in_width = x[3]};
   if (node.average_pool.is_empty()) {
@@ -55,6 +64,24 @@ kernels::AveragePoolShape average_shape(const Stage::Plan::Node& node, at::IntAr
   s.stride_height = (*options.stride())[0];
   s.stride_width = (*options.stride())[1];
   return s;
+}
+
+/// Adds them up in place of the first; of none: undefined.
+Tensor sum(std::span<const Tensor> terms) {
+  for (const Tensor& term : terms.subspan(std::min<size_t>(1, terms.size()))) terms[0].add_(term);
+  return terms.empty() ? Tensor() : terms[0];
+}
+
+/// The gradient of a block's output, still to be told what to sum.
+BlockGradient block_gradient(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
+                             const Tensor& other) {
+  BlockGradient gradient;
+  gradient.g = g;
+  gradient.other = other;
+  gradient.mask = run.mask;
+  gradient.activation = node.activation;
+  gradient.activation_input = run.activation_input;
+  return gradient;
 }
 
 class StageRun : public torch::CustomClassHolder {
@@ -98,7 +125,7 @@ class StageRun : public torch::CustomClassHolder {
   Tensor pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
                        const Tensor& other) const;
   Tensor as_between(const Tensor& x) const { return ops::to_dense(x, true).to(dtype_); }
-  Tensor two_or_less(std::vector<Tensor>& terms);
+  Tensor input_gradient(int index, const NodeRun& run, const QuantizedTensor& dz, Gradient& of_x);
 
   const std::shared_ptr<const Stage::Plan> plan_;
   std::shared_ptr<SessionCore> session_;
@@ -269,12 +296,6 @@ void StageRun::run_flatten(const Stage::Plan::Node& node, NodeRun& run) {
   read(node.x);
 }
 
-/// Adds up all but the first two of them in place.
-Tensor StageRun::two_or_less(std::vector<Tensor>& terms) {
-  for (; terms.size() > 2; terms.pop_back()) terms[0].add_(terms.back());
-  return terms.size() == 2 ? terms[1] : Tensor();
-}
-
 Tensor StageRun::pool_backward(const Stage::Plan::Node& node, const NodeRun& run, const Tensor& g,
                                const Tensor& other) const {
   if (other.defined()) g.add_(other);
@@ -292,65 +313,91 @@ Tensor StageRun::pool_backward(const Stage::Plan::Node& node, const NodeRun& run
   return dx;
 }
 
+// Where dx is all that the gradient of x waits for, and a block made x, the pass of that block follows BPROP
+// while a cache holds what it stores.
+Tensor StageRun::input_gradient(int index, const NodeRun& run, const QuantizedTensor& dz, Gradient& of_x) {
+  const auto& node = plan_->nodes[static_cast<size_t>(index)];
+  const Tensor dx = pool_->take(run.problem.x_sizes, dtype_);
+  const auto x = static_cast<size_t>(node.x);
+  const bool is_last = plan_->first_readers[x] == index && node.residual != node.x;
+  const auto maker = static_cast<size_t>(plan_->makers[x]);
+  if (!is_last || plan_->makers[x] < 0 || !plan_->nodes[maker].is_block() || !value(node.x).needs_gradient ||
+      run.operands->watches_gradients()) {
+    return ops::bprop(run.problem, dz, run.w_bprop, dx);
+  }
+  const Tensor other = sum(of_x.terms);
+  BlockGradient& gradient = of_x.summed.emplace(block_gradient(plan_->nodes[maker], runs_[maker], dx, other));
+  runs_[maker].norm->request_sums(gradient);
+  kernels::GradientPass pass(gradient.pass());
+  ops::bprop(run.problem, dz, run.w_bprop, dx, &pass);
+  pass.finish();
+  gradient.other.reset();
+  of_x.terms.clear();
+  return dx;
+}
+
 variable_list StageRun::backward(const Tensor& dy, bool keeps_graph) {
   variable_list gradients(static_cast<size_t>(tensors_));
-  std::vector<std::vector<Tensor>> flowing(values_.size());
-  const auto flow = [&](Stage::Value id) -> std::vector<Tensor>& { return flowing[static_cast<size_t>(id)]; };
+  std::vector<Gradient> flowing(values_.size());
+  const auto flow = [&](Stage::Value id) -> Gradient& { return flowing[static_cast<size_t>(id)]; };
   std::map<Stage::Value, PooledMaxima> pooled;  // of the blocks before max pools
   // Gradients are changed in place on their way: autograd's own must not be.
   const auto& last = plan_->nodes.back();
   // What leaves as float32 behind a linear layer has its gradient in float32 too.
   Tensor first = pool_->take(dy.sizes(), last.is_linear() ? plan_->dtype(last, dtype_) : dtype_);
   first.copy_(dy);
-  flow(plan_->last()).push_back(std::move(first));
+  flow(plan_->last()).terms.push_back(std::move(first));
   for (size_t i = plan_->nodes.size(); i-- > 0;) {
     const auto& node = plan_->nodes[i];
-    auto terms = std::exchange(flow(node.out), {});
-    if (terms.empty()) continue;
+    auto [terms, summed] = std::exchange(flow(node.out), {});
+    if (terms.empty() && !summed) continue;
     NodeRun run = keeps_graph ? runs_[i] : std::exchange(runs_[i], {});
     const ops::Needed needed = run.needed;
     if (node.is_max_pool() && plan_->is_pooled(node.x)) {
       // The block makes its gradient of the pool's on its way.
       pooled.insert_or_assign(node.x, std::move(run.maxima));
-      if (needed.input) flow(node.x) = std::move(terms);
+      if (needed.input) flow(node.x).terms = std::move(terms);
       continue;
     }
-    const Tensor other = two_or_less(terms);
+    const auto rest = [](const std::vector<Tensor>& all) { return sum(std::span(all).subspan(1)); };
     if (!node.is_block()) {
-      if (needed.input) flow(node.x).push_back(pool_backward(node, run, terms[0], other));
+      if (needed.input) flow(node.x).terms.push_back(pool_backward(node, run, terms[0], rest(terms)));
       continue;
     }
     const LayerScope layer(run.operands->layer());
-    const Tensor g = terms[0];
-    BlockGradient gradient{g, other, run.mask, {}, node.activation, run.activation_input};
-    if (const auto found = pooled.find(node.out); found != pooled.end())
-      gradient.pooled = std::move(found->second);
-    const auto dz = run.norm->backward(gradient, run.places, gradients, pool_);
-    gradient = {};
+    if (!summed) {
+      summed = block_gradient(node, run, terms[0], rest(terms));
+      if (const auto found = pooled.find(node.out); found != pooled.end())
+        summed->pooled = std::move(found->second);
+      run.norm->request_sums(*summed);
+      kernels::gradient_sums(summed->pass());
+    }
+    const Tensor g = summed->g;
+    const auto dz = run.norm->backward(*summed, run.places, gradients, pool_);
+    summed.reset();
     terms.clear();
     if (needed.input || needed.weight) {
       const ops::BackwardOperands operands = run.operands->backward(*dz, needed);
+      Gradient& of_x = flow(node.x);
       Tensor dx, dw;
-      if (needed.input) {
-        dx = ops::bprop(run.problem, operands.bprop, run.w_bprop, pool_->take(run.problem.x_sizes, dtype_));
-      }
+      if (needed.input) dx = input_gradient(static_cast<int>(i), run, operands.bprop, of_x);
       if (needed.weight) {
         dw = ops::wtgrad(run.problem, run.x_wtgrad, operands.wtgrad,
                          pool_->take(run.problem.w_sizes, at::kFloat));
       }
       run.operands->observe_gradients(dx, dw);
-      if (value(node.x).needs_gradient) flow(node.x).push_back(std::move(dx));
+      if (value(node.x).needs_gradient && !of_x.summed) of_x.terms.push_back(std::move(dx));
       if (needed.weight) {
         const bool is_done = !keeps_graph && run.operands->update_weight(node.weight(), dw);
         if (!is_done) gradients[static_cast<size_t>(run.places.weight)] = std::move(dw);
       }
     }
-    if (run.residual_needed) flow(*node.residual).push_back(g);
+    if (run.residual_needed) flow(*node.residual).terms.push_back(g);
   }
   for (size_t i = 0; i < plan_->inputs.size(); ++i) {
-    auto& terms = flow(plan_->inputs[i]);
+    const auto& terms = flow(plan_->inputs[i]).terms;
     if (terms.empty()) continue;
-    const Tensor other = two_or_less(terms);
+    const Tensor other = sum(std::span(terms).subspan(1));
     gradients[i] = terms[0].to(at::kFloat);
     if (other.defined()) gradients[i] = gradients[i].add(other);
   }

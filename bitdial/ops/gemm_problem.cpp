@@ -8,6 +8,7 @@
 #include "bitdial/core/error.h"
 #include "bitdial/core/profile.h"
 #include "bitdial/kernels/channel_sums.h"
+#include "bitdial/kernels/output_pass.h"
 #include "bitdial/ops/float_convolution.h"
 
 namespace bitdial::ops {
@@ -81,17 +82,23 @@ at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const Quantized
   return out;
 }
 
-at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const QuantizedTensor& w, at::Tensor out) {
+at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const QuantizedTensor& w, at::Tensor out,
+                 kernels::OutputPass* pass) {
   const PhaseScope phase(Phase::kGemm);
   if (!runs_on_integers(p.arithmetic, dy, true, w, false)) {
     const at::ScalarType dtype = compute_dtype(p, dy, w);
     const at::Tensor g = dequantize(dy, dtype);
     const at::Tensor values = dequantize(w, dtype);
-    if (p.is_linear) return deliver(g.matmul(values), p.dtype, out);
-    return deliver(float_data_gradient(g, values, p.x_sizes, p.options), p.dtype, out);
+    const at::Tensor dx =
+        p.is_linear ? g.matmul(values) : float_data_gradient(g, values, p.x_sizes, p.options);
+    at::Tensor delivered = deliver(dx, p.dtype, out);
+    if (pass != nullptr) kernels::run_whole(*pass, dx.numel() / p.shape.in_channels);
+    return delivered;
   }
   if (!out.defined()) out = empty(p.x_sizes, p.dtype);
-  kernels::conv2d_backward_data(p.shape, operand(dy), packed_operand(w), output(out));
+  kernels::Output dx = output(out);
+  dx.pass = pass;
+  kernels::conv2d_backward_data(p.shape, operand(dy), packed_operand(w), dx);
   return out;
 }
 

@@ -35,10 +35,11 @@ GemmProblem linear_problem(at::IntArrayRef x_sizes, at::IntArrayRef w_sizes, Ari
 /// tensor: y and dX of the problem's type, dW in float32.
 ///
 /// `sums`: of the stored y by output channel, for a batch norm behind (four dimensions, float32 or bfloat16).
+/// `pass`: over the pixels of dX in `out`, or over its rows.
 at::Tensor fprop(const GemmProblem& p, const QuantizedTensor& x, const QuantizedTensor& w,
                  const at::Tensor& bias, const kernels::ChannelSums* sums = nullptr, at::Tensor out = {});
 at::Tensor bprop(const GemmProblem& p, const QuantizedTensor& dy, const QuantizedTensor& w,
-                 at::Tensor out = {});
+                 at::Tensor out = {}, kernels::OutputPass* pass = nullptr);
 at::Tensor wtgrad(const GemmProblem& p, const QuantizedTensor& x, const QuantizedTensor& dy,
                   at::Tensor out = {});
 

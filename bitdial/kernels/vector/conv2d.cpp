@@ -98,6 +98,7 @@ void backward_data(const Engine& engine, const ConvShape& s, const Operand& dy, 
   problem.input = dy;
   problem.weight = w;
   problem.output = dx;
+  if (s.groups > 1) problem.output.pass = nullptr;  // no group stores whole pixels
   for (int64_t group = 0; group < s.groups; ++group) {
     problem.input_first = group * problem.channels;
     problem.output_first = group * problem.columns;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "bitdial/kernels/output_pass.h"
 #include "bitdial/kernels/vector/depthwise_problem.h"
 #include "bitdial/kernels/vector/tile.h"
 #include "bitdial/kernels/vector/transpose.h"
@@ -39,10 +40,31 @@ class DepthwiseRowKernel {
       pack(block_at(block));
       for (int64_t n = 0; n < samples; ++n) prepare(n, block_at(block));
     });
-    run_tasks(p_.batch * blocks, [&](int64_t task) { run_image(task / blocks, block_at(task % blocks)); });
+    run_images(blocks);
   }
 
  private:
+  /// A task takes a block of channels of one image or, where a pass over the output can begin at any of them,
+  /// of a stretch of images.
+  void run_images(int64_t blocks) {
+    const int64_t pixels = p_.rows.out * p_.cols.out;
+    OutputPass* pass = p_.output.pass;
+    int64_t images = pass ? std::clamp<int64_t>(pass->stretch() / pixels, 1, p_.batch) : 1;
+    if (pass && images * pixels % pass->alignment() != 0) {
+      pass = nullptr;
+      images = 1;
+    }
+    const int64_t groups = (p_.batch + images - 1) / images;
+    StretchTasks stretches;
+    if (pass) stretches.begin(*pass, groups, blocks, workspace_);
+    run_tasks(groups * blocks, [&](int64_t task) {
+      const int64_t group = task / blocks, first = group * images;
+      const int64_t last = std::min(first + images, p_.batch);
+      for (int64_t n = first; n < last; ++n) run_image(n, block_at(task % blocks));
+      stretches.done(group, first * pixels, last * pixels);
+    });
+  }
+
   static constexpr int64_t kSets = 2 * 3 * 4;  // of weights: row class, row, output of a window
   static constexpr int64_t kTogether = 4;      // output rows, of narrow images
 

@@ -7,6 +7,7 @@
 #include "bitdial/core/parallel.h"
 #include "bitdial/core/profile.h"
 #include "bitdial/kernels/channel_sums.h"
+#include "bitdial/kernels/output_pass.h"
 #include "bitdial/kernels/vector/channel_sums.h"
 #include "bitdial/kernels/vector/problems.h"
 #include "bitdial/kernels/vector/tile.h"
@@ -79,6 +80,7 @@ class Gather {
     partition();
     list_shared_pixels();
     prepare_channel_sums();
+    prepare_pass();
   }
 
   // ---- planning ----
@@ -141,9 +143,26 @@ class Gather {
                      channel_parts_, blocks_, p_.columns, padded_columns_);
   }
 
+  /// A block is a stretch of the pass over the output, where all blocks begin at pixels that it can begin at.
+  void prepare_pass() {
+    OutputPass* pass = p_.output.pass;
+    const int64_t image = p_.rows.out * p_.cols.out;
+    const int64_t block = row_blocks_ > 1 ? block_rows_ * p_.cols.out : images_ * image;
+    const auto is_aligned = [&](int64_t pixels) { return pixels % pass->alignment() == 0; };
+    if (!pass || !is_aligned(block) || (row_blocks_ > 1 && !is_aligned(image))) return;
+    stretches_.begin(*pass, blocks_, splits_, workspace_);
+  }
+
   void run_block(int64_t index, int64_t split) {
-    Workspace workspace;
     const Block block = block_at(index);
+    multiply_block(index, block, split);
+    const auto pixel = [&](int64_t image, int64_t row) { return (image * p_.rows.out + row) * p_.cols.out; };
+    stretches_.done(index, pixel(block.first_image, block.first_row),
+                    pixel(block.last_image - 1, block.last_row));
+  }
+
+  void multiply_block(int64_t index, const Block& block, int64_t split) {
+    Workspace workspace;
     const BlockInput input = prepare_input(block, workspace);
     const bool whole = shared_list_.count > 0 && block.last_image - block.first_image == images_;
     const PixelList list = whole ? shared_list_ : list_pixels(block, input, workspace);
@@ -393,6 +412,7 @@ class Gather {
   float* bias_ = nullptr;
   float* shifts_ = nullptr;
   double* channel_parts_ = nullptr;  ///< [block][sums, sums of squares][padded columns]
+  StretchTasks stretches_;
 };
 
 }  // namespace bitdial::kernels::vector
