@@ -21,7 +21,7 @@ MeasureBar::~MeasureBar() {
 
 void MeasureBar::show(int64_t done, int64_t all) {
   if (!live_) {
-    if (!drawn_ && all > 0) fmt::print(out_, "timing {} GEMMs on this machine (once)\n", all);
+    if (!drawn_ && all > 0) fmt::print(out_, "timing {} kernels on this machine, for later runs too\n", all);
     drawn_ = true;
     return;
   }
@@ -32,7 +32,7 @@ void MeasureBar::show(int64_t done, int64_t all) {
     return;
   }
   const auto filled = static_cast<size_t>(kWidth * done / all);
-  fmt::print(out_, "\r\033[Ktiming GEMMs on this machine (once) {} of {} [{}{}]", done, all,
+  fmt::print(out_, "\r\033[Ktiming kernels on this machine, for later runs too: {} of {} [{}{}]", done, all,
              std::string(filled, '#'), std::string(static_cast<size_t>(kWidth) - filled, '.'));
   std::fflush(out_);
   drawn_ = true;

@@ -80,8 +80,8 @@ void run_plan(const PlanArguments& arguments) {
       table.cache().empty() ? "memory only" : table.cache().string());
   if (plan.uncertain > 0) {
     fmt::print(
-        "{} of them were taken while other work ran on the cores: run the command again when it is quiet\n",
-        plan.uncertain);
+        "{} of them were taken while other work ran on the cores: {}run the command again when it is quiet\n",
+        plan.uncertain, table.cache().empty() ? "" : "delete the file and ");
   }
   if (!arguments.json_file.empty()) {
     write_json_file(arguments.json_file, to_json(plan, arguments.model, arguments.batch, machine), "plan");

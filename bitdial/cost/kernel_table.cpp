@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 #include <system_error>
+#include <vector>
 
 #include "bitdial/core/atomic_file.h"
 #include "bitdial/core/error.h"
@@ -20,6 +21,7 @@ namespace bitdial::cost {
 namespace {
 
 constexpr int kLeastElements = 12;  // log2; below, a pass is the call's overhead
+constexpr double kHopeless = 3.0;   // of float32's time
 
 std::string cpu_model() {
   std::ifstream stream("/proc/cpuinfo");
@@ -46,10 +48,14 @@ uint64_t hash_of(const std::string& text) {
 
 KernelTable::Measure stopwatch() {
   // Made on first use: its warm-up runs the reference loop.
-  return [watch = std::shared_ptr<Stopwatch>()](const std::function<void()>& work) mutable {
+  return [watch = std::shared_ptr<Stopwatch>()](const std::function<void()>& work, double hopeless) mutable {
     if (!watch) watch = std::make_shared<Stopwatch>(StopwatchOptions{.cold = true});
-    return watch->time(work);
+    return watch->time(work, hopeless);
   };
+}
+
+int log2_of(int64_t elements) {
+  return std::max(kLeastElements, static_cast<int>(std::bit_width(static_cast<uint64_t>(elements) - 1)));
 }
 
 }  // namespace
@@ -77,7 +83,7 @@ KernelTable::KernelTable(std::filesystem::path cache, Machine machine, Measure m
       machine_(std::move(machine)),
       measure_(measure ? std::move(measure) : stopwatch()) {
   load();
-  for (auto& [key, entry] : entries_) entry.is_stale = !entry.is_certain;
+  for (auto& [key, entry] : entries_) entry.is_stale = !entry.is_certain && entry.attempts < kAttempts;
 }
 
 KernelTable KernelTable::open(bool trusting) {
@@ -90,32 +96,38 @@ KernelTable KernelTable::open(bool trusting) {
 }
 
 double KernelTable::gemm(const GemmWork& work) {
-  return measure(key_of(work), [&] { return cost::prepare(work); });
+  const Entry* const float32 =
+      find(key_of({.shape = work.shape, .gemm = work.gemm, .arithmetic = GemmArithmetic::kFloat32}));
+  const double hopeless =
+      float32 != nullptr ? kHopeless * float32->seconds : std::numeric_limits<double>::infinity();
+  return measure(
+      key_of(work), [&] { return cost::prepare(work); }, hopeless);
 }
 
 double KernelTable::pass(Pass pass, int64_t elements) {
   if (elements <= 0) return 0.0;
-  const auto count = static_cast<uint64_t>(elements);
-  const int log2 = std::max(kLeastElements, static_cast<int>(std::bit_width(count - 1)));
+  const int log2 = log2_of(elements);
   const double whole = measure(key_of(pass, log2), [&] { return cost::prepare(pass, int64_t{1} << log2); });
   return whole * static_cast<double>(elements) / std::ldexp(1.0, log2);
 }
 
-void KernelTable::prepare(std::span<const GemmWork> works,
+void KernelTable::prepare(std::span<const GemmWork> works, std::span<const PassWork> passes,
                           const std::function<void(int64_t, int64_t)>& progress) {
-  std::map<std::string, const GemmWork*> unknown;
-  for (const GemmWork& work : works) {
-    const std::string key = key_of(work);
-    if (find(key) == nullptr) unknown.emplace(key, &work);
+  std::set<std::string> keys;
+  std::vector<std::function<void()>> unknown;
+  const auto add = [&](const std::string& key, std::function<void()> work) {
+    if (find(key) == nullptr && keys.insert(key).second) unknown.push_back(std::move(work));
+  };
+  for (const GemmWork& work : works) add(key_of(work), [this, &work] { gemm(work); });
+  for (const PassWork& one : passes) {
+    add(key_of(one.pass, log2_of(one.elements)), [this, &one] { pass(one.pass, one.elements); });
   }
-  const auto all = static_cast<int64_t>(unknown.size());
-  int64_t done = 0;
-  for (const auto& [key, work] : unknown) {
+  const auto all = std::ssize(unknown);
+  for (int64_t done = 0; done < all; ++done) {
     if (progress) progress(done, all);
-    gemm(*work);
-    ++done;
+    unknown[static_cast<size_t>(done)]();
   }
-  if (progress && all > 0) progress(done, all);
+  if (progress && all > 0) progress(all, all);
 }
 
 int64_t KernelTable::uncertain(std::span<const GemmWork> works) const {
@@ -132,13 +144,16 @@ const KernelTable::Entry* KernelTable::find(const std::string& key) const {
   return found == entries_.end() || found->second.is_stale ? nullptr : &found->second;
 }
 
-double KernelTable::measure(const std::string& key, const std::function<std::function<void()>()>& prepare) {
+double KernelTable::measure(const std::string& key, const std::function<std::function<void()>()>& prepare,
+                            double hopeless) {
   if (const Entry* const known = find(key)) return known->seconds;
-  const Timing timing = measure_(prepare());
+  const Timing timing = measure_(prepare(), hopeless);
   require(std::isfinite(timing.seconds) && timing.seconds > 0.0, "cost", "{} took {} s", key, timing.seconds);
   Entry& entry = entries_[key];
   const bool is_worse = entry.is_stale && !timing.is_certain && entry.seconds < timing.seconds;
-  entry = {.seconds = is_worse ? entry.seconds : timing.seconds, .is_certain = timing.is_certain};
+  entry = {.seconds = is_worse ? entry.seconds : timing.seconds,
+           .is_certain = timing.is_certain,
+           .attempts = entry.is_stale ? entry.attempts + 1 : 1};
   const double seconds = entry.seconds;
   save();
   return seconds;
@@ -157,7 +172,9 @@ void KernelTable::load() {
     for (const auto& [key, value] : json.at("times").items()) {
       const auto seconds = value.at("seconds").get<double>();
       if (!std::isfinite(seconds) || seconds <= 0.0) return;
-      read[key] = {.seconds = seconds, .is_certain = value.at("certain").get<bool>()};
+      read[key] = {.seconds = seconds,
+                   .is_certain = value.at("certain").get<bool>(),
+                   .attempts = value.at("attempts").get<int>()};
     }
     entries_.merge(read);
   } catch (const nlohmann::json::exception&) {  // damaged: measured anew and overwritten
@@ -170,7 +187,7 @@ void KernelTable::save() {
   load();  // another process may have measured meanwhile
   nlohmann::json times = nlohmann::json::object();
   for (const auto& [key, entry] : entries_) {
-    times[key] = {{"seconds", entry.seconds}, {"certain", entry.is_certain}};
+    times[key] = {{"seconds", entry.seconds}, {"certain", entry.is_certain}, {"attempts", entry.attempts}};
   }
   const std::string text = nlohmann::json{{"machine", to_json(machine_)}, {"times", times}}.dump(1) + "\n";
   const auto part = std::as_bytes(std::span(text));

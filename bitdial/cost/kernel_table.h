@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <span>
@@ -28,11 +29,16 @@ Machine this_machine();
 std::filesystem::path cache_folder();
 
 /// How long the pieces of a training step take on this machine, measured the first time they are asked for
-/// and kept in a file. Not thread-safe; several processes may share the file.
+/// and kept in a file. What could only be measured beside other work on the cores is measured by the next
+/// processes too, `kAttempts` in all; then the fastest serves. Not thread-safe; several processes may share
+/// the file.
 class KernelTable {
  public:
-  /// Measures one piece of work; a test puts its own in place of the stopwatch.
-  using Measure = std::function<Timing(const std::function<void()>& work)>;
+  static constexpr int kAttempts = 3;
+
+  /// Measures one piece of work, roughly where it takes more than `hopeless` seconds; a test puts its own in
+  /// place of the stopwatch.
+  using Measure = std::function<Timing(const std::function<void()>& work, double hopeless)>;
 
   /// `cache`: empty, absent, of another machine or damaged means that nothing is known yet. A file that
   /// cannot be written is no error: the times are then measured in every process.
@@ -42,30 +48,33 @@ class KernelTable {
   /// measured beside other work serve, nothing is measured again.
   static KernelTable open(bool trusting = false);
 
-  /// Seconds of one GEMM. Throws Error for an impossible shape.
+  /// Seconds of one GEMM; rough ones of a GEMM that takes several times as long as float32's, if that is
+  /// known. Throws Error for an impossible shape.
   double gemm(const GemmWork& work);
 
   /// Seconds of a pass over so many elements, scaled from the next power of two.
   double pass(Pass pass, int64_t elements);
 
-  /// Measures those that are not known; `progress(done, all)` before and after each.
-  void prepare(std::span<const GemmWork> works, const std::function<void(int64_t, int64_t)>& progress = {});
+  /// Measures those that are not known, in this order; `progress(done, all)` before and after each.
+  void prepare(std::span<const GemmWork> works, std::span<const PassWork> passes = {},
+               const std::function<void(int64_t, int64_t)>& progress = {});
 
   const Machine& machine() const { return machine_; }
   const std::filesystem::path& cache() const { return cache_; }
-  /// How many of these are known from measurements beside other work on the cores only. The next process
-  /// that asks measures them again.
+  /// How many of these are known from measurements beside other work on the cores only.
   int64_t uncertain(std::span<const GemmWork> works) const;
 
  private:
   struct Entry {
     double seconds = 0.0;
     bool is_certain = true;
-    bool is_stale = false;  ///< uncertain, of an earlier process
+    int attempts = 1;       ///< processes that measured it
+    bool is_stale = false;  ///< uncertain, of too few earlier processes
   };
 
   const Entry* find(const std::string& key) const;
-  double measure(const std::string& key, const std::function<std::function<void()>()>& prepare);
+  double measure(const std::string& key, const std::function<std::function<void()>()>& prepare,
+                 double hopeless = std::numeric_limits<double>::infinity());
   void load();
   void save();
 

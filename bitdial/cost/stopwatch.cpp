@@ -14,7 +14,7 @@
 namespace bitdial::cost {
 namespace {
 
-constexpr int kHopeless = 3;  // pieces of work on contended cores, one after another
+constexpr int kContended = 3;  // pieces of work on contended cores, one after another
 constexpr double kLittlePatience = 0.2;
 constexpr int kAlone = 3;      // repetitions on one thread
 constexpr double kSlow = 0.2;  // seconds; the median of two such repetitions is as steady
@@ -40,12 +40,13 @@ Stopwatch::Stopwatch(const StopwatchOptions& options) : options_(options) {
   for (int i = 0; i < 20; ++i) reference_.run();
 }
 
-Timing Stopwatch::time(const std::function<void()>& work) {
-  const double share = contended_in_a_row_ >= kHopeless ? kLittlePatience : 1.0;
+Timing Stopwatch::time(const std::function<void()>& work, double hopeless) {
+  const double share = contended_in_a_row_ >= kContended ? kLittlePatience : 1.0;
+  const double start = kernels::seconds_now(false);
   work();
+  const double warm_up = kernels::seconds_now(false) - start;
   std::vector<Repetition> all;
   double fastest = std::numeric_limits<double>::infinity();
-  double spent = 0.0;  // without the sweeps
   double before = reference_.run();
   while (true) {
     sweep_caches();
@@ -55,19 +56,20 @@ Timing Stopwatch::time(const std::function<void()>& work) {
     const double after = reference_.run();
     all.push_back({end - begin, std::min(before, after)});
     before = after;
-    spent += kernels::seconds_now(false) - begin;
 
     std::vector<double> kept;
     for (const Repetition& one : all) {
       if (reference_.is_uncontended(one.reference)) kept.push_back(one.seconds);
     }
     fastest = std::min(fastest, end - begin);
+    if (all.size() == 1 && std::min(warm_up, fastest) > hopeless) return {fastest, !kept.empty()};
     const int wanted = fastest > kSlow ? kSlowRepetitions : options_.repetitions;
     if (static_cast<int>(kept.size()) >= wanted) {
       contended_in_a_row_ = 0;
       return {kernels::median(kept), true};
     }
-    if (spent > share * std::max(options_.least_seconds, options_.patience * fastest)) {
+    const bool is_enough = static_cast<double>(all.size()) >= share * options_.patience;
+    if (is_enough && end - start > share * options_.least_seconds) {
       ++contended_in_a_row_;
       return beside_others(work);
     }

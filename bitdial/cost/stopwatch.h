@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "bitdial/kernels/reference_loop.h"
@@ -14,10 +15,10 @@ struct Timing {
 };
 
 struct StopwatchOptions {
-  int repetitions = 7;          ///< on uncontended cores, that the median is taken from (slow work: 2)
-  double patience = 15.0;       ///< gives up after the time of so many repetitions,
-  double least_seconds = 0.05;  ///< but not before
-  bool cold = false;            ///< sweep the caches before each repetition
+  int repetitions = 7;         ///< on uncontended cores, that the median is taken from (slow work: 2)
+  int patience = 15;           ///< gives up after so many repetitions,
+  double least_seconds = 0.1;  ///< but not before
+  bool cold = false;           ///< sweep the caches before each repetition
 };
 
 /// Times pieces of work on a machine that others may use, by the rule of kernels/reference_loop.h:
@@ -29,8 +30,9 @@ class Stopwatch {
   explicit Stopwatch(const StopwatchOptions& options = {});
 
   /// Runs `work` once to warm up, then until the options are met. After several pieces of work on contended
-  /// cores it gives up sooner.
-  Timing time(const std::function<void()>& work);
+  /// cores it gives up sooner. Work that takes longer than `hopeless` seconds twice is not repeated: how much
+  /// longer is of no interest.
+  Timing time(const std::function<void()>& work, double hopeless = std::numeric_limits<double>::infinity());
 
  private:
   Timing beside_others(const std::function<void()>& work);

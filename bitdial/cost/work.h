@@ -24,6 +24,11 @@ enum class Pass : uint8_t {
   kStream,    ///< y = a x + b in float32: what memory allows
 };
 
+struct PassWork {
+  Pass pass = Pass::kQuantize;
+  int64_t elements = 0;
+};
+
 /// Names that the cache stores times under: "mb64ic64ih32oc64oh32kh3ph1 fwd int8", "quantize 2^20".
 std::string key_of(const GemmWork& work);
 std::string key_of(Pass pass, int log2_elements);

@@ -97,10 +97,8 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
     layers.push_back(&row);
     shapes.push_back(gemm_shape(row, batch));
   }
-  const auto works = gemm_works(shapes, true);
-  table.prepare(works, progress);
   // Not owned: the plan is made before this function returns.
-  const auto timings = make_timings({&table, [](cost::KernelTable*) {}}, shapes);
+  const auto timings = make_timings({&table, [](cost::KernelTable*) {}}, shapes, true, progress);
   StepPlan plan;
   for (size_t i = 0; i < layers.size(); ++i) {
     plan.layers.push_back(plan_layer(*layers[i], static_cast<int>(i), shapes[i], *timings));
@@ -111,7 +109,7 @@ StepPlan plan_step(std::span<const models::LayerRow> rows, int64_t batch, cost::
     }
   }
   plan.other_seconds = other_seconds(rows, batch, table);
-  plan.uncertain = table.uncertain(works);
+  plan.uncertain = table.uncertain(gemm_works(shapes, true));
   return plan;
 }
 

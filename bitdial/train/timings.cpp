@@ -1,6 +1,7 @@
 #include "bitdial/train/timings.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "bitdial/core/error.h"
@@ -8,6 +9,34 @@
 
 namespace bitdial::train {
 namespace {
+
+/// The pass that makes a form of an operand for this layer's GEMMs, none where it costs nothing.
+std::optional<cost::PassWork> conversion(const kernels::ConvShape& s, bool is_first, TensorRole role,
+                                         bool to_bfloat16) {
+  // Blocks write the codes that convolutions read in a pass that they have anyway; the images of the first
+  // layer and what linear layers read take one more.
+  const bool is_convolution = s.in_height * s.in_width > 1;
+  const bool is_written_by_block =
+      role == TensorRole::kGradBprop || (role == TensorRole::kInput && !is_first);
+  if (!to_bfloat16 && is_convolution && is_written_by_block) return std::nullopt;
+  const int64_t elements = role == TensorRole::kWeight  ? s.weight_elements()
+                           : role == TensorRole::kInput ? s.input_elements()
+                                                        : s.output_elements();
+  return cost::PassWork{.pass = to_bfloat16 ? cost::Pass::kBFloat16 : cost::Pass::kQuantize,
+                        .elements = elements};
+}
+
+std::vector<cost::PassWork> conversions(std::span<const kernels::ConvShape> shapes) {
+  std::vector<cost::PassWork> passes;
+  for (size_t i = 0; i < shapes.size(); ++i) {
+    for (const TensorRole role : {TensorRole::kWeight, TensorRole::kInput, TensorRole::kGradBprop}) {
+      for (const bool to_bfloat16 : {false, true}) {
+        if (const auto pass = conversion(shapes[i], i == 0, role, to_bfloat16)) passes.push_back(*pass);
+      }
+    }
+  }
+  return passes;
+}
 
 class LayerTimings : public Timings {
  public:
@@ -19,17 +48,8 @@ class LayerTimings : public Timings {
   }
 
   double convert(int layer, TensorRole role, bool to_bfloat16) override {
-    const kernels::ConvShape& s = shape(layer);
-    // Blocks write the codes that convolutions read in a pass that they have anyway; the images of the first
-    // layer and what linear layers read take one more.
-    const bool is_convolution = s.in_height * s.in_width > 1;
-    const bool is_written_by_block =
-        role == TensorRole::kGradBprop || (role == TensorRole::kInput && layer > 0);
-    if (!to_bfloat16 && is_convolution && is_written_by_block) return 0.0;
-    const int64_t elements = role == TensorRole::kWeight  ? s.weight_elements()
-                             : role == TensorRole::kInput ? s.input_elements()
-                                                          : s.output_elements();
-    return table_->pass(to_bfloat16 ? cost::Pass::kBFloat16 : cost::Pass::kQuantize, elements);
+    const auto pass = conversion(shape(layer), layer == 0, role, to_bfloat16);
+    return pass ? table_->pass(pass->pass, pass->elements) : 0.0;
   }
 
  private:
@@ -64,7 +84,9 @@ kernels::ConvShape gemm_shape(const models::LayerRow& row, int64_t batch) {
 }
 
 std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
-                                      std::vector<kernels::ConvShape> shapes) {
+                                      std::vector<kernels::ConvShape> shapes, bool with_int16,
+                                      const MeasureProgress& progress) {
+  table->prepare(gemm_works(shapes, with_int16), conversions(shapes), progress);
   return std::make_shared<LayerTimings>(std::move(table), std::move(shapes));
 }
 
@@ -73,8 +95,9 @@ std::vector<cost::GemmWork> gemm_works(std::span<const kernels::ConvShape> shape
   for (size_t i = 0; i < shapes.size(); ++i) {
     for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
       if (i == 0 && gemm == Gemm::kBprop) continue;  // nobody reads the first layer's dX
-      for (const GemmArithmetic arithmetic : {GemmArithmetic::kInt8, GemmArithmetic::kInt16,
-                                              GemmArithmetic::kBFloat16, GemmArithmetic::kFloat32}) {
+      // float32 first: the table gives up on what is far slower.
+      for (const GemmArithmetic arithmetic : {GemmArithmetic::kFloat32, GemmArithmetic::kInt8,
+                                              GemmArithmetic::kInt16, GemmArithmetic::kBFloat16}) {
         if (arithmetic == GemmArithmetic::kInt16 && !with_int16) continue;
         works.push_back({.shape = shapes[i], .gemm = gemm, .arithmetic = arithmetic});
       }
@@ -95,8 +118,7 @@ void provide_timings(nn::Session& session, const models::Network& network, int64
     shapes.push_back(gemm_shape(*row, batch));
   }
   auto table = std::make_shared<cost::KernelTable>(cost::KernelTable::open(trusting));
-  table->prepare(gemm_works(shapes, false), progress);
-  session.policy().set_timings(make_timings(std::move(table), std::move(shapes)));
+  session.policy().set_timings(make_timings(std::move(table), std::move(shapes), false, progress));
 }
 
 }  // namespace bitdial::train

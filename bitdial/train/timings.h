@@ -24,12 +24,14 @@ bool has_gemms(const models::LayerRow& row);
 /// The GEMM shape of a layer for `batch` samples.
 kernels::ConvShape gemm_shape(const models::LayerRow& row, int64_t batch);
 
-/// Times of these layers' GEMMs and passes; the index is the layer.
-std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
-                                      std::vector<kernels::ConvShape> shapes);
-
 /// Called before and after each measurement.
 using MeasureProgress = std::function<void(int64_t done, int64_t all)>;
+
+/// Times of these layers' GEMMs and passes; the index is the layer. Measures first what the table does not
+/// know of them, without `with_int16` the GEMMs in int16 when they are asked for.
+std::shared_ptr<Timings> make_timings(std::shared_ptr<cost::KernelTable> table,
+                                      std::vector<kernels::ConvShape> shapes, bool with_int16,
+                                      const MeasureProgress& progress = {});
 
 /// The GEMMs of these layers in int8, bfloat16 and float32 (`with_int16`: in int16, too); the first layer has
 /// no BPROP.

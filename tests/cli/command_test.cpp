@@ -256,7 +256,8 @@ TEST_F(CommandTest, ShowsTheMachine) {
 TEST_F(CommandTest, PlansAStep) {
   Result result = bitdial("plan lenet5 --batch 2 --json plan.json");
   ASSERT_EQ(result.code, 0) << result.err;
-  EXPECT_TRUE(contains(result.err, "timing 56 GEMMs")) << result.err;  // 5 layers, 14 GEMMs, 4 arithmetics
+  // 5 layers, 14 GEMMs, 4 arithmetics; 6 sizes of passes.
+  EXPECT_TRUE(contains(result.err, "timing 62 kernels")) << result.err;
   for (const char* word :
        {"conv2", "WTGRAD", "int16 ms", "bfloat16 ms", "choice", "training step", "cache/bitdial"}) {
     EXPECT_TRUE(contains(result.out, word)) << word << "\n" << result.out;

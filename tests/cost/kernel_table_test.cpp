@@ -3,9 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "bitdial/core/error.h"
 #include "bitdial/core/parallel.h"
@@ -39,13 +42,15 @@ class KernelTableTest : public ::testing::Test {
 
   // Answers 1 ms, 2 ms, ... and counts.
   KernelTable table(bool certain = true, Machine machine = {"cpu", "isa", 2, "1"}) {
-    return KernelTable(file_, machine, [this, certain](const std::function<void()>&) {
+    return KernelTable(file_, machine, [this, certain](const std::function<void()>&, double hopeless) {
+      hopeless_.push_back(hopeless);
       return Timing{.seconds = 1e-3 * ++measured_, .is_certain = certain};
     });
   }
 
   fs::path folder_, file_;
   int measured_ = 0;
+  std::vector<double> hopeless_;
 };
 
 TEST_F(KernelTableTest, MeasuresOnceAndKeepsIt) {
@@ -104,6 +109,26 @@ TEST_F(KernelTableTest, UncertainTimesAreMeasuredAgain) {
   EXPECT_EQ(quiet.uncertain(works), 0);
 }
 
+TEST_F(KernelTableTest, NotForEver) {
+  const std::vector<GemmWork> works{small_work(GemmArithmetic::kInt8)};
+  for (int i = 0; i < KernelTable::kAttempts + 2; ++i) {
+    auto contended = table(false);
+    EXPECT_EQ(contended.gemm(works[0]), 1e-3) << "the fastest of them";
+    EXPECT_EQ(contended.uncertain(works), 1);
+  }
+  EXPECT_EQ(measured_, KernelTable::kAttempts);
+}
+
+TEST_F(KernelTableTest, MuchSlowerThanFloat32IsOfNoInterest) {
+  auto times = table();
+  times.gemm(small_work(GemmArithmetic::kInt8));
+  times.gemm(small_work(GemmArithmetic::kFloat32));  // 2 ms
+  times.gemm(small_work(GemmArithmetic::kBFloat16));
+  times.gemm(small_work(GemmArithmetic::kBFloat16, Gemm::kBprop));
+  const double unknown = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(hopeless_, (std::vector<double>{unknown, unknown, 3 * 2e-3, unknown}));
+}
+
 TEST_F(KernelTableTest, ProcessesShareAFile) {
   auto a = table(), b = table();
   a.gemm(small_work(GemmArithmetic::kInt8));
@@ -127,9 +152,14 @@ TEST_F(KernelTableTest, PreparesWhatIsUnknown) {
   const std::vector<GemmWork> works{small_work(GemmArithmetic::kInt8), small_work(GemmArithmetic::kInt16),
                                     small_work(GemmArithmetic::kInt16), small_work(GemmArithmetic::kFloat32)};
   std::vector<std::pair<int64_t, int64_t>> seen;
-  times.prepare(works, [&](int64_t done, int64_t all) { seen.emplace_back(done, all); });
-  EXPECT_EQ(seen, (std::vector<std::pair<int64_t, int64_t>>{{0, 2}, {1, 2}, {2, 2}}));
-  EXPECT_EQ(measured_, 3);
+  // Two sizes that share a time.
+  const std::vector<PassWork> passes{{.pass = Pass::kQuantize, .elements = 5000},
+                                     {.pass = Pass::kQuantize, .elements = 6000}};
+  times.prepare(works, passes, [&](int64_t done, int64_t all) { seen.emplace_back(done, all); });
+  EXPECT_EQ(seen, (std::vector<std::pair<int64_t, int64_t>>{{0, 3}, {1, 3}, {2, 3}, {3, 3}}));
+  EXPECT_EQ(times.gemm(works[1]), 2e-3) << "in this order";
+  times.pass(Pass::kQuantize, 7000);
+  EXPECT_EQ(measured_, 4);
 }
 
 TEST_F(KernelTableTest, PassesScaleWithTheirElements) {
@@ -152,9 +182,9 @@ TEST(CacheFolder, FollowsTheSpecification) {
 
 TEST(Measuring, EveryArithmeticAndDirection) {
   set_num_threads(1);
-  KernelTable table({}, this_machine(), [](const std::function<void()>& work) {
+  KernelTable table({}, this_machine(), [](const std::function<void()>& work, double hopeless) {
     Stopwatch watch({.repetitions = 3, .patience = 5, .least_seconds = 0.005});
-    return watch.time(work);
+    return watch.time(work, hopeless);
   });
   for (int arithmetic = 0; arithmetic < kGemmArithmetics; ++arithmetic) {
     for (const Gemm gemm : {Gemm::kFprop, Gemm::kBprop, Gemm::kWtgrad}) {
@@ -178,6 +208,21 @@ TEST(Measuring, EveryArithmeticAndDirection) {
   GemmWork impossible = small_work(GemmArithmetic::kInt8);
   impossible.shape.in_channels = 0;
   EXPECT_THROW(table.gemm(impossible), Error);
+}
+
+TEST(Measuring, HopelessWorkRunsTwice) {
+  set_num_threads(1);
+  Stopwatch watch({.repetitions = 3, .patience = 5, .least_seconds = 0.005});
+  int calls = 0;
+  const auto work = [&] {
+    ++calls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  };
+  EXPECT_GE(watch.time(work, 1e-3).seconds, 2e-3);
+  EXPECT_EQ(calls, 2);
+  calls = 0;
+  watch.time(work, 10.0);
+  EXPECT_GE(calls, 4) << "the warm-up and three repetitions";
 }
 
 }  // namespace

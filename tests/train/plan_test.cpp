@@ -11,7 +11,7 @@ namespace {
 
 // Every piece of work takes a millisecond.
 cost::KernelTable flat_table() {
-  return cost::KernelTable({}, {"cpu", "isa", 2, "1"}, [](const std::function<void()>&) {
+  return cost::KernelTable({}, {"cpu", "isa", 2, "1"}, [](const std::function<void()>&, double) {
     return cost::Timing{1e-3, true};
   });
 }
