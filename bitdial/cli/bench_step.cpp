@@ -10,6 +10,7 @@
 #include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "bitdial/cli/profile_table.h"
 #include "bitdial/core/error.h"
@@ -25,6 +26,7 @@ struct StepArguments {
   std::string arithmetic = "integer";
   std::string json_file;
   std::string peak_of;
+  bool leaves_bf16_out = false;
 };
 
 std::string quote(const std::string& text) {
@@ -48,8 +50,20 @@ int64_t peak_in_child(const StepArguments& arguments, const std::string& row) {
   return std::stoll(line.data());
 }
 
-std::string ratio_text(const std::optional<double>& ratio) {
+std::string ratio_text(const std::optional<double>& ratio, const std::optional<double>& paired) {
+  if (!paired) return "";
   return ratio ? fmt::format("{:.2f}x", *ratio) : "refused";
+}
+
+// What can be said where other work never left the cores.
+void print_paired(const std::vector<train::StepRow>& rows) {
+  fmt::print("beside that work, medians of {} rounds (an indication, no ratio to report):\n",
+             rows.front().rounds);
+  for (const auto& row : std::span(rows).subspan(1)) {
+    fmt::print("  {:<22} {:.2f}x of pytorch-float32", row.name, *row.paired_vs_float32);
+    if (row.paired_vs_bf16) fmt::print(", {:.2f}x of pytorch-bf16", *row.paired_vs_bf16);
+    fmt::print("\n");
+  }
 }
 
 void print_table(const StepArguments& arguments, const std::vector<train::StepRow>& rows) {
@@ -60,16 +74,19 @@ void print_table(const StepArguments& arguments, const std::vector<train::StepRo
              "policy", "peak MB", "kept");
   for (const auto& row : rows) {
     fmt::print("{:<24} {:>10.1f} {:>12} {:>10} {:>8} {:>10.1f} {:>6}\n", row.name, row.median_ms,
-               ratio_text(row.speedup_vs_float32), ratio_text(row.speedup_vs_bf16),
+               ratio_text(row.speedup_vs_float32, row.paired_vs_float32),
+               ratio_text(row.speedup_vs_bf16, row.paired_vs_bf16),
                row.policy_share ? fmt::format("{:.1f} %", 100.0 * *row.policy_share) : "",
                static_cast<double>(row.peak_bytes) * 1e-6, row.kept);
   }
+  bool is_contended = false;
   for (const auto& row : rows) {
-    if (row.kept < arguments.options.kept) {
-      fmt::print("{}: only {} of the {} uncontended repetitions a ratio needs (other work on these cores?)\n",
-                 row.name, row.kept, arguments.options.kept);
-    }
+    if (row.kept >= arguments.options.kept) continue;
+    fmt::print("{}: only {} of the {} uncontended repetitions a ratio needs (other work on these cores?)\n",
+               row.name, row.kept, arguments.options.kept);
+    is_contended = true;
   }
+  if (is_contended) print_paired(rows);
 }
 
 void run(StepArguments& arguments) {
@@ -78,6 +95,7 @@ void run(StepArguments& arguments) {
     arguments.options.policies = train::applicable_policies(arguments.options, left_out);
     for (const auto& line : left_out) fmt::print(stderr, "left out: {}\n", line);
   }
+  arguments.options.has_bf16 = !arguments.leaves_bf16_out;
   arguments.options.simulated = arguments.arithmetic == "simulated";
   if (!arguments.peak_of.empty()) {
     fmt::print("{}\n", train::measure_peak_bytes(arguments.options, arguments.peak_of));
@@ -130,6 +148,8 @@ void add_bench_step(CLI::App& bench) {
   command->add_option("--time-limit", options.time_limit_s, "seconds after which no repetition is added")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command->add_flag("--no-bf16", arguments->leaves_bf16_out,
+                    "leave PyTorch bf16 out: a CPU without bf16 emulates it, seconds a step");
   command->add_flag("--profile", options.profiles, "show where the time of each policy's step goes");
   command->add_option("--json", arguments->json_file, "write the rows to this file");
   command->add_option("--peak-of", arguments->peak_of, "print the peak memory of one row in bytes")

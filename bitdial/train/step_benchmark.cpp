@@ -170,6 +170,7 @@ StepRow summarise(const Lane& lane, const kernels::ReferenceLoop& reference,
       lane.contestant->format() == at::MemoryFormat::ChannelsLast ? "channels_last" : "contiguous";
   const auto kept = keep_uncontended(lane.steady, reference);
   row.kept = static_cast<int64_t>(kept.size());
+  row.rounds = std::ssize(lane.steady);
   row.uncontended = static_cast<double>(kept.size()) / static_cast<double>(lane.steady.size());
   double seconds = kernels::median(kept);
   const auto measuring = keep_uncontended(lane.measuring, reference);
@@ -198,15 +199,22 @@ void add_profile(Contestant& contestant, const StepBenchmarkOptions& options, St
   if (options.profiles) row.profile = std::move(steady);
 }
 
-void add_ratios(std::vector<StepRow>& rows, int kept) {
-  const auto ratio = [&](const StepRow& rival, const StepRow& row) -> std::optional<double> {
-    if (rival.kept < kept || row.kept < kept) return std::nullopt;
-    return rival.median_ms / row.median_ms;
+void add_ratios(const std::vector<Lane>& lanes, std::vector<StepRow>& rows, int kept) {
+  const auto add = [&](const char* rival, auto speedup, auto paired) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      if (rows[r].name != rival) continue;
+      for (size_t i = 0; i < rows.size(); ++i) {
+        if (rows[r].kept >= kept && rows[i].kept >= kept)
+          rows[i].*speedup = rows[r].median_ms / rows[i].median_ms;
+        std::vector<double> ratios;
+        for (size_t round = 0; round < lanes[i].steady.size(); ++round)
+          ratios.push_back(lanes[r].steady[round].seconds / lanes[i].steady[round].seconds);
+        rows[i].*paired = kernels::median(ratios);
+      }
+    }
   };
-  for (auto& row : rows) {
-    row.speedup_vs_float32 = ratio(rows[0], row);
-    row.speedup_vs_bf16 = ratio(rows[1], row);
-  }
+  add(kFloat32Row, &StepRow::speedup_vs_float32, &StepRow::paired_vs_float32);
+  add(kBFloat16Row, &StepRow::speedup_vs_bf16, &StepRow::paired_vs_bf16);
 }
 
 /// A field of /proc/self/status in bytes.
@@ -247,7 +255,8 @@ std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
                                      const std::function<void(double)>& progress) {
   configure_threads(options.threads);
   std::vector<Lane> lanes;
-  std::vector<std::string> names = {kFloat32Row, kBFloat16Row};
+  std::vector<std::string> names = {kFloat32Row};
+  if (options.has_bf16) names.emplace_back(kBFloat16Row);
   names.insert(names.end(), options.policies.begin(), options.policies.end());
   for (const auto& name : names) lanes.push_back({make_contestant(name, options), {}, {}});
   for (auto& lane : lanes) {
@@ -279,7 +288,7 @@ std::vector<StepRow> benchmark_steps(const StepBenchmarkOptions& options,
     rows.push_back(summarise(lane, reference, options));
     add_profile(*lane.contestant, options, rows.back());
   }
-  add_ratios(rows, options.kept);
+  add_ratios(lanes, rows, options.kept);
   return rows;
 }
 
@@ -307,6 +316,9 @@ nlohmann::json to_json_array(const std::vector<StepRow>& rows) {
                      {"measuring_ms", optional(row.measuring_ms)},
                      {"speedup_vs_float32", optional(row.speedup_vs_float32)},
                      {"speedup_vs_bf16", optional(row.speedup_vs_bf16)},
+                     {"paired_vs_float32", optional(row.paired_vs_float32)},
+                     {"paired_vs_bf16", optional(row.paired_vs_bf16)},
+                     {"rounds", row.rounds},
                      {"policy_share", optional(row.policy_share)},
                      {"peak_bytes", row.peak_bytes},
                      {"kept", row.kept},

@@ -18,6 +18,7 @@ struct StepBenchmarkOptions {
   int64_t batch = 64;
   int64_t classes = 10;
   std::vector<std::string> policies = {"static"};
+  bool has_bf16 = true;           ///< time PyTorch bf16 autocast too: seconds a step where CPUs emulate it
   int64_t threads = 0;            ///< 0: as many as the process may use
   bool simulated = false;         ///< arithmetic of the policies: integer, or simulated
   int64_t steps_per_epoch = 391;  ///< weighs a policy's measuring steps: one in so many
@@ -35,6 +36,10 @@ struct StepRow {
   int64_t kept = 0;                    ///< repetitions on an uncontended core
   double uncontended = 0;              ///< their share of all
   std::optional<double> speedup_vs_float32, speedup_vs_bf16;  ///< absent when too few repetitions were kept
+  int64_t rounds = 0;                                         ///< all repetitions
+  /// Medians of the ratio within each round, kept or not: an indication where other work never leaves the
+  /// cores. Both steps of a round meet other work, not the same.
+  std::optional<double> paired_vs_float32, paired_vs_bf16;
   int64_t peak_bytes =
       0;  ///< of a process that runs only this row, less what it used before building the model
   /// Of a policy: share of the step that its decisions take, with what is measured for them alone; measuring

@@ -419,4 +419,22 @@ TEST_F(CommandTest, TimesStepsOfEveryPolicy) {
   }
 }
 
+TEST_F(CommandTest, SaysWhatItCanBesideOtherWork) {
+  // More repetitions than the time allows, as on cores that are never idle.
+  const Result result = bitdial(
+      "bench step --model lenet5 --batch 8 --policy static --no-bf16 --threads 1 --kept 1000000 "
+      "--time-limit 0.2 --json rows.json");
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_TRUE(contains(result.out, "refused")) << result.out;
+  EXPECT_TRUE(contains(result.out, "beside that work, medians of")) << result.out;
+  const auto rows = nlohmann::json::parse(slurp(folder_ / "rows.json"));
+  ASSERT_EQ(rows.size(), 2U);
+  EXPECT_EQ(rows[0].at("paired_vs_float32"), 1.0);
+  EXPECT_GT(rows[1].at("rounds"), 1);
+  EXPECT_GT(rows[1].at("paired_vs_float32").get<double>(), 0.0);
+  for (const char* none : {"speedup_vs_float32", "speedup_vs_bf16", "paired_vs_bf16"}) {
+    EXPECT_TRUE(rows[1].at(none).is_null()) << none;
+  }
+}
+
 }  // namespace
