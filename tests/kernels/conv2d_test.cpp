@@ -278,6 +278,30 @@ TEST(Conv2d, LongReductionsAreExact) {
   }
 }
 
+// Narrow panels load whole runs of pixels, with padding beside the image where that completes them: widths
+// that are and that are not multiples of a run, strides, and padding that stands for codes other than 0.
+TEST(Conv2d, RunsOfPixelsMatchTheReference) {
+  for (const std::string text :
+       {"mb3ic16ih16oc16kh3ph1", "mb2ic32ih16oc32kh3ph1", "mb2ic16ih32oc32kh3sh2ph1", "mb2ic3ih16oc16kh3ph1",
+        "mb2ic24ih16oc16kh5ph2", "mb2ic16ih16oc32kh3ph2dh1", "mb1ic20ih24iw20oc30kh3ph1",
+        "mb2ic16ih16oc16kh1", "mb2ic16ih17oc16kh3ph1", "mb2ic32ih16oc80kh1", "mb66ic16ih8oc16kh3ph1"}) {
+    for (const Direction direction :
+         {Direction::kForward, Direction::kBackwardData, Direction::kBackwardWeight}) {
+      for (const CodeType type : {CodeType::kS8, CodeType::kU8, CodeType::kS16}) {
+        Problem problem = make_problem(direction, text, type, CodeType::kS8, 13);
+        for (const int64_t zero : {int64_t{0}, limits(type).second, limits(type).first, int64_t{300}}) {
+          problem.a.params[0].zero_code = static_cast<int32_t>(zero);
+          const auto expected = problem.run(Isa::kScalar);
+          for (const Isa isa : vector_isas()) {
+            expect_same(problem, expected, problem.run(isa), std::string(to_string(isa)));
+            if (HasFatalFailure()) return;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(Conv2d, ThreadsDoNotChangeResults) {
   const int threads = num_threads();
   // The last three cut weight gradients into groups of channels, with one pass over the pixels or several.

@@ -12,6 +12,7 @@ namespace {
 struct Isa : vector::AvxBase {
   static constexpr int kMaxVectors = 2;
   static constexpr int kRows[] = {0, 6, 4};
+  static constexpr int kRun[] = {1, 1, 1};
   static constexpr int kWideBytes = 64;
   static constexpr int64_t kVisitBytes = 24 << 10;
 

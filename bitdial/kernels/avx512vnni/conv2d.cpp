@@ -13,6 +13,7 @@ struct Isa {
   static constexpr int kWidth = 16;
   static constexpr int kMaxVectors = 4;
   static constexpr int kRows[] = {0, 24, 12, 8, 6};
+  static constexpr int kRun[] = {1, 8, 4, 1, 1};
   static constexpr int kWideBytes = 64;
   static constexpr int64_t kVisitBytes = 256 << 10;
 
@@ -32,7 +33,11 @@ struct Isa {
     return _mm512_set1_epi32(quad);
   }
   static Quad load_quads(const uint8_t* p) { return _mm512_loadu_si512(p); }
-  static Sum dot(Sum sum, Quad a, Panel b) { return _mm512_dpbusd_epi32(sum, a, b); }
+  // In assembly, since GCC 12 moves the sums of its intrinsic from register to register in some loops.
+  static Sum dot(Sum sum, Quad a, Panel b) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
 
   static Sum set(int32_t value) { return _mm512_set1_epi32(value); }
   static Sum add(Sum a, Sum b) { return _mm512_add_epi32(a, b); }

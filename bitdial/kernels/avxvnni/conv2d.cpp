@@ -11,6 +11,7 @@ namespace {
 struct Isa : vector::AvxBase {
   static constexpr int kMaxVectors = 2;
   static constexpr int kRows[] = {0, 12, 6};
+  static constexpr int kRun[] = {1, 1, 1};
   static constexpr int kWideBytes = 32;
   static constexpr int64_t kVisitBytes = 256 << 10;
 

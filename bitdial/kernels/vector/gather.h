@@ -55,7 +55,8 @@ class Gather {
         input_split_(unsigned_digits(problem.input.type)),
         weight_split_(panels_.split()),
         panel_count_(panels_.count()),
-        padded_columns_(panels_.padded_columns()) {}
+        padded_columns_(panels_.padded_columns()),
+        cols_(problem.cols) {}
 
   void run() {
     prepare();
@@ -68,6 +69,8 @@ class Gather {
     const Segment* segments = nullptr;
     int64_t segment_count = 0;
     int64_t products = 0;
+    int64_t row_pixels = 0;  ///< of an output row
+    int64_t run_bytes = 0;   ///< from one of them to the next in the input; 0: uneven
   };
 
   void prepare() {
@@ -94,6 +97,13 @@ class Gather {
 
   /// Unsigned bytes whose channels come in fours are read where they lie.
   void set_input_strides();
+
+  /// Surrounds image rows by zeros where narrow panels gain more from whole runs of pixels than the taps of
+  /// the padding cost.
+  void pad_columns();
+
+  /// Input columns from each output column of a class to the next; 0 where they differ.
+  static int64_t step_between(const TapAxis& cols, size_t cls);
 
   void prepare_params();
 
@@ -197,6 +207,9 @@ class Gather {
 
   void convert_image(int64_t image, const BlockInput& input, uint8_t* digits) const;
 
+  /// The columns of an image row, without padding.
+  void convert_row(int64_t first, uint8_t* digits, int64_t plane) const;
+
   /// A row of images with three channels, the input of most networks.
   void convert_triples(int64_t first, uint8_t* digits) const;
 
@@ -289,21 +302,33 @@ class Gather {
   /// Whole results in the registers' int32 sums.
   template <int kRows, int kVectors, int kDigits>
   BITDIAL_INLINE void direct_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
+    constexpr int kRun = Isa::kRun[kVectors];
+    if constexpr (kRun > 1) {
+      if (tile.cls.run_bytes != 0 && tile.cls.row_pixels % kRun == 0) {
+        direct_tile<kRows, kVectors, kDigits, kRun>(tile, pixels, count);
+        return;
+      }
+    }
+    direct_tile<kRows, kVectors, kDigits, 1>(tile, pixels, count);
+  }
+
+  template <int kRows, int kVectors, int kDigits, int kRun>
+  BITDIAL_INLINE void direct_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
     constexpr int kMiddle = (2 * kRows + 2) / 3;
     constexpr int kSmall = (kRows + 2) / 3;
     if (count > kMiddle) {
       const bool whole = count == kRows && tile.plain;
       if (whole && p_.output.type == OutputType::kBFloat16) {
-        byte_tile<kRows, kVectors, kDigits, uint16_t>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, kRun, uint16_t>(tile, pixels, count);
       } else if (whole) {
-        byte_tile<kRows, kVectors, kDigits, float>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, kRun, float>(tile, pixels, count);
       } else {
-        byte_tile<kRows, kVectors, kDigits, void>(tile, pixels, count);
+        byte_tile<kRows, kVectors, kDigits, kRun, void>(tile, pixels, count);
       }
     } else if (count > kSmall) {
-      byte_tile<kMiddle, kVectors, kDigits, void>(tile, pixels, count);
+      byte_tile<kMiddle, kVectors, kDigits, kRun, void>(tile, pixels, count);
     } else {
-      byte_tile<kSmall, kVectors, kDigits, void>(tile, pixels, count);
+      byte_tile<kSmall, kVectors, kDigits, kRun, void>(tile, pixels, count);
     }
   }
 
@@ -326,10 +351,23 @@ class Gather {
 
   template <int kRows>
   BITDIAL_INLINE void find_rows(const Tile& tile, int digit, const Pixel* pixels, int64_t count,
-                                const uint8_t** rows) const {
+                                ScatteredRows<kRows>& rows) const {
     const uint8_t* digits = tile.input.digits + digit * tile.input.plane;
 #pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i) rows[i] = digits + pixels[i < count ? i : count - 1].input;
+    for (int i = 0; i < kRows; ++i) rows.first[i] = digits + pixels[i < count ? i : count - 1].input;
+  }
+
+  /// The same of pixels that come in runs: each ends in a row of the image.
+  template <int kRows, int kRun>
+  BITDIAL_INLINE void find_rows(const Tile& tile, int digit, const Pixel* pixels, int64_t count,
+                                RunRows<kRows, kRun>& rows) const {
+    static_assert(kRows % kRun == 0);
+    const uint8_t* digits = tile.input.digits + digit * tile.input.plane;
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; i += kRun) {
+      rows.first[i / kRun] = digits + pixels[i < count ? i : count - kRun].input;
+    }
+    rows.set_stride(tile.cls.run_bytes);
   }
 
   int64_t output_index(const Tile& tile, const Pixel& pixel) const {
@@ -338,8 +376,8 @@ class Gather {
 
   /// Weights of one digit, no sums over the pixel needed: float(S) * scale (+ bias) straight from the
   /// registers. The input's digits are added up in one sum. `Out` is the output's type where all rows and
-  /// columns are real and there is no bias, else void.
-  template <int kRows, int kVectors, int kDigits, class Out>
+  /// columns are real and there is no bias, else void. kRun above 1: pixels come in such runs.
+  template <int kRows, int kVectors, int kDigits, int kRun, class Out>
   __attribute__((noinline)) void byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const;
 
   /// Several digits, or weights with a zero point that all columns share.
@@ -365,7 +403,7 @@ class Gather {
 
   /// Sums that start from starts[column] + shifts[row].
   template <int kRows, int kVectors>
-  __attribute__((noinline)) static void multiply_part(const uint8_t* const* rows, const int8_t* panel,
+  __attribute__((noinline)) static void multiply_part(const ScatteredRows<kRows>& rows, const int8_t* panel,
                                                       const Segment* segments, int64_t count,
                                                       const int32_t* starts, const int32_t* shifts,
                                                       int32_t* part);
@@ -395,6 +433,9 @@ class Gather {
   WeightPanels<Isa> panels_;
   DigitSplit input_split_, weight_split_;
   int64_t panel_count_, padded_columns_;
+  TapAxis cols_;         ///< the problem's, or with padding
+  int64_t padding_ = 0;  ///< input columns in front of the image
+  uint8_t padding_digits_[2] = {0, 0};
   PixelList shared_list_;
   bool fast_ = false, needs_sums_ = false, joined_ = false, wide_ = false, in_place_ = false;
   int64_t quads_ = 0, tap_rows_ = 0, tap_cols_ = 0;

@@ -52,24 +52,36 @@ BlockInput Gather<Isa>::prepare_input(const Block& block, Workspace& workspace) 
 template <class Isa>
 void Gather<Isa>::convert_image(int64_t image, const BlockInput& input, uint8_t* digits) const {
   const int64_t first = p_.input_first + image * p_.image_stride + input.first_row * p_.row_stride;
+  const int64_t image_bytes = p_.cols.in * pixel_bytes_, padding_bytes = row_bytes_ - image_bytes,
+                before = padding_ * pixel_bytes_;
   if (p_.column_stride == p_.channels && pixel_bytes_ == p_.channels && p_.row_stride == row_bytes_) {
     split_digits<Isa>(input_split_, p_.input.codes, first, input.rows * row_bytes_, digits, input.plane);
     return;
   }
   for (int64_t h = 0; h < input.rows; ++h) {
-    const int64_t row = first + h * p_.row_stride;
-    if (input_split_.count == 1 && p_.channels == 3) {
-      convert_triples(row, digits + h * row_bytes_);
-      continue;
+    uint8_t* row = digits + h * row_bytes_;
+    for (int d = 0; padding_bytes > 0 && d < input_split_.count; ++d) {
+      std::memset(row + d * input.plane, padding_digits_[d], static_cast<size_t>(before));
+      std::memset(row + d * input.plane + before + image_bytes, padding_digits_[d],
+                  static_cast<size_t>(padding_bytes - before));
     }
-    for (int64_t w = 0; w < p_.cols.in; ++w) {
-      uint8_t* pixel = digits + h * row_bytes_ + w * pixel_bytes_;
-      for (int d = 0; d < input_split_.count; ++d) {
-        std::memset(pixel + d * input.plane + pixel_bytes_ - 4, 0, 4);
-      }
-      split_digits<Isa>(input_split_, p_.input.codes, row + w * p_.column_stride, p_.channels, pixel,
-                        input.plane);
-    }
+    convert_row(first + h * p_.row_stride, row + before, input.plane);
+  }
+}
+
+template <class Isa>
+void Gather<Isa>::convert_row(int64_t first, uint8_t* digits, int64_t plane) const {
+  if (p_.column_stride == p_.channels && pixel_bytes_ == p_.channels) {
+    split_digits<Isa>(input_split_, p_.input.codes, first, p_.cols.in * p_.channels, digits, plane);
+    return;
+  }
+  if (input_split_.count == 1 && p_.channels == 3) {
+    convert_triples(first, digits);
+    return;
+  }
+  for (int64_t w = 0; w < p_.cols.in; ++w, first += p_.column_stride, digits += pixel_bytes_) {
+    for (int d = 0; d < input_split_.count; ++d) std::memset(digits + d * plane + pixel_bytes_ - 4, 0, 4);
+    split_digits<Isa>(input_split_, p_.input.codes, first, p_.channels, digits, plane);
   }
 }
 
@@ -108,9 +120,9 @@ PixelList Gather<Isa>::list_pixels(const Block& block, const BlockInput& input, 
 template <class Isa>
 void Gather<Isa>::list_row(int64_t cls, int64_t input, int64_t source, int64_t output,
                            PixelList& list) const {
-  const TapSpan* spans = p_.cols.spans.data();
+  const TapSpan* spans = cols_.spans.data();
   const bool reads = classes_[cls].segment_count > 0;
-  for (const int32_t o : p_.cols.members[static_cast<size_t>(cls % col_classes_)]) {
+  for (const int32_t o : cols_.members[static_cast<size_t>(cls % col_classes_)]) {
     const int64_t at = reads ? input + spans[o].input * pixel_bytes_ : 0;
     if (list.sources) list.sources[list.count] = static_cast<int32_t>(reads ? source + spans[o].input : 0);
     list.pixels[list.count++] = {static_cast<int32_t>(at), static_cast<int32_t>(output + o)};
@@ -162,7 +174,7 @@ template <class Isa>
 template <class Total>
 void Gather<Isa>::sum_taps(const int32_t* first, int64_t cls, int64_t count, double* sums) const {
   const TapSpan& rows = p_.rows.classes[static_cast<size_t>(cls / col_classes_)];
-  const TapSpan& cols = p_.cols.classes[static_cast<size_t>(cls % col_classes_)];
+  const TapSpan& cols = cols_.classes[static_cast<size_t>(cls % col_classes_)];
   Total totals[kSummedTogether];
   std::fill_n(totals, count, Total{0});
   const int64_t taps = classes_[cls].segment_count == 0 ? 0 : cols.last - cols.first;

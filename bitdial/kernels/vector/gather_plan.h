@@ -10,20 +10,53 @@ void Gather<Isa>::plan() {
   quads_ = (p_.channels + 3) / 4;
   tap_rows_ = static_cast<int64_t>(p_.rows.order.size());
   tap_cols_ = static_cast<int64_t>(p_.cols.order.size());
-  find_segments();
   prepare_params();
+  pad_columns();
+  find_segments();
+}
+
+template <class Isa>
+void Gather<Isa>::pad_columns() {
+  constexpr double kMostWaste = 1.1;
+  const int run = Isa::kRun[panels_.span(0).lanes / Isa::kWidth];
+  const int64_t zero = input_split_.zero + p_.input.params[0].zero_code;
+  const bool is_direct = !needs_sums_ && (joined_ || input_split_.count * weight_split_.count == 1);
+  if (run == 1 || !is_direct || zero < 0 || zero >> (8 * input_split_.count) != 0) return;
+  PaddedAxis padded = pad(p_.cols);
+  if (padded.axis.in == p_.cols.in || padded.waste > kMostWaste) return;
+  for (size_t i = 0; i < padded.axis.classes.size(); ++i) {
+    if (std::ssize(padded.axis.members[i]) % run != 0 || step_between(padded.axis, i) == 0) return;
+  }
+  cols_ = std::move(padded.axis);
+  padding_ = padded.before;
+  for (int d = 0; d < input_split_.count; ++d) padding_digits_[d] = static_cast<uint8_t>(zero >> (8 * d));
+}
+
+template <class Isa>
+int64_t Gather<Isa>::step_between(const TapAxis& cols, size_t cls) {
+  const std::vector<int32_t>& members = cols.members[cls];
+  const auto input = [&](size_t i) { return cols.spans[static_cast<size_t>(members[i])].input; };
+  if (members.size() < 2) return 0;
+  const int64_t step = input(1) - input(0);
+  for (size_t i = 2; i < members.size(); ++i) {
+    if (input(i) - input(i - 1) != step) return 0;
+  }
+  return step;
 }
 
 template <class Isa>
 void Gather<Isa>::find_segments() {
-  col_classes_ = static_cast<int64_t>(p_.cols.classes.size());
+  col_classes_ = static_cast<int64_t>(cols_.classes.size());
   class_count_ = static_cast<int64_t>(p_.rows.classes.size()) * col_classes_;
   classes_ = workspace_.take<Class>(class_count_);
   set_input_strides();
   for (int64_t i = 0; i < class_count_; ++i) {
     const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
-    const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
+    const TapSpan& cols = cols_.classes[static_cast<size_t>(i % col_classes_)];
     classes_[i] = segments_of(rows, cols);
+    const auto of_cols = static_cast<size_t>(i % col_classes_);
+    classes_[i].row_pixels = std::ssize(cols_.members[of_cols]);
+    classes_[i].run_bytes = step_between(cols_, of_cols) * pixel_bytes_;
   }
 }
 
@@ -50,14 +83,14 @@ typename Gather<Isa>::Class Gather<Isa>::segments_of(const TapSpan& rows, const 
       }
     }
   }
-  return {segments, count, (rows.last - rows.first) * taps * p_.channels};
+  return {segments, count, (rows.last - rows.first) * taps * p_.channels, 0, 0};
 }
 
 template <class Isa>
 void Gather<Isa>::set_input_strides() {
-  in_place_ = p_.input.type == CodeType::kU8 && p_.channels % 4 == 0;
+  in_place_ = p_.input.type == CodeType::kU8 && p_.channels % 4 == 0 && cols_.in == p_.cols.in;
   pixel_bytes_ = in_place_ ? p_.column_stride : 4 * quads_;
-  row_bytes_ = in_place_ ? p_.row_stride : pixel_bytes_ * p_.cols.in;
+  row_bytes_ = in_place_ ? p_.row_stride : pixel_bytes_ * cols_.in;
 }
 
 template <class Isa>
@@ -119,7 +152,7 @@ void Gather<Isa>::sum_classes() {
   starts_ = workspace_.take<int32_t>(input_split_.count * weight_split_.count * size);
   for (int64_t i = 0; i < class_count_; ++i) {
     const TapSpan& rows = p_.rows.classes[static_cast<size_t>(i / col_classes_)];
-    const TapSpan& cols = p_.cols.classes[static_cast<size_t>(i % col_classes_)];
+    const TapSpan& cols = cols_.classes[static_cast<size_t>(i % col_classes_)];
     for (int b = 0; b < weight_split_.count; ++b) {
       double* sums = class_sums_ + b * size + i * padded_columns_;
       std::fill_n(sums, padded_columns_, 0.0);

@@ -6,7 +6,7 @@
 namespace bitdial::kernels::vector {
 
 template <class Isa>
-template <int kRows, int kVectors, int kDigits, class Out>
+template <int kRows, int kVectors, int kDigits, int kRun, class Out>
 void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count) const {
   if constexpr (!std::is_void_v<Out>) {
     // The output's cache lines arrive while the products are computed.
@@ -29,8 +29,8 @@ void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count
         sums[i][j] = digit == kDigits - 1 ? start : Isa::add(Isa::times_256(sums[i][j]), start);
       }
     }
-    const uint8_t* rows[kRows];
-    find_rows<kRows>(tile, digit, pixels, count, rows);
+    std::conditional_t<(kRun > 1), RunRows<kRows, kRun>, ScatteredRows<kRows>> rows;
+    find_rows(tile, digit, pixels, count, rows);
     multiply_tile<Isa, kRows, kVectors>(rows, tile.weights.digits[0], tile.cls.segments,
                                         tile.cls.segment_count, sums);
   }
@@ -61,8 +61,8 @@ void Gather<Isa>::digit_tile(const Tile& tile, const Pixel* pixels, int64_t coun
   constexpr int64_t kLanes = int64_t{kVectors} * Isa::kWidth;
   alignas(64) int32_t parts[4][kRows * kLanes];
   for (int a = 0; a < input_split_.count; ++a) {
-    const uint8_t* rows[kRows];
-    find_rows<kRows>(tile, a, pixels, count, rows);
+    ScatteredRows<kRows> rows;
+    find_rows(tile, a, pixels, count, rows);
     for (int b = 0; b < weight_split_.count; ++b) {
       alignas(64) int32_t shifts[kRows] = {};
       for (int64_t i = 0; weight_zero_[b] != 0 && i < count; ++i) {
@@ -144,8 +144,8 @@ void Gather<Isa>::exact_tile(const Tile& tile, const Pixel* pixels, int64_t coun
   alignas(64) Number total[kRows * kLanes] = {};
   const Segment* segments = tile.cls.segments;
   for (int a = 0; a < input_split_.count; ++a) {
-    const uint8_t* rows[kRows];
-    find_rows<kRows>(tile, a, pixels, count, rows);
+    ScatteredRows<kRows> rows;
+    find_rows(tile, a, pixels, count, rows);
     for (int b = 0; b < weight_split_.count; ++b) {
       const auto weight = static_cast<Number>(1 << (8 * (a + b)));
       for (int64_t s = 0; s < tile.cls.segment_count;) {
@@ -175,8 +175,9 @@ void Gather<Isa>::exact_tile(const Tile& tile, const Pixel* pixels, int64_t coun
 
 template <class Isa>
 template <int kRows, int kVectors>
-void Gather<Isa>::multiply_part(const uint8_t* const* rows, const int8_t* panel, const Segment* segments,
-                                int64_t count, const int32_t* starts, const int32_t* shifts, int32_t* part) {
+void Gather<Isa>::multiply_part(const ScatteredRows<kRows>& rows, const int8_t* panel,
+                                const Segment* segments, int64_t count, const int32_t* starts,
+                                const int32_t* shifts, int32_t* part) {
   typename Isa::Sum sums[kRows][kVectors];
 #pragma GCC unroll 4
   for (int j = 0; j < kVectors; ++j) {

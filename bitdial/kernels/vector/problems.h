@@ -33,14 +33,15 @@ struct GatherProblem {
   int64_t first_param = 0;
 };
 
-/// A weight gradient reduces over images, at most 64 at a time, a whole number of fours; the last block may
-/// be short.
+/// A weight gradient reduces over images, at most kMost at a time, a whole number of fours; the last block
+/// may be short.
 struct ImageBlocks {
+  static constexpr int64_t kMost = 64;
   int64_t count = 1;
   int64_t images = 4;  ///< per block
 
   static ImageBlocks of(int64_t batch) {
-    const int64_t count = (batch + 63) / 64;
+    const int64_t count = (batch + kMost - 1) / kMost;
     return {count, ((batch + count - 1) / count + 3) / 4 * 4};
   }
 };

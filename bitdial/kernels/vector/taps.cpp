@@ -34,11 +34,13 @@ void find_classes(TapAxis& axis) {
 }  // namespace
 
 TapAxis forward_taps(const ConvAxis& a) {
-  TapAxis axis{a.in, a.out, a.dilation, {}, {}, {}, {}};
+  TapAxis axis{a.in, a.out, a.dilation, {}, {}, {}, {}, {}};
   axis.order.resize(static_cast<size_t>(a.kernel));
   std::iota(axis.order.begin(), axis.order.end(), 0);
   for (int64_t o = 0; o < a.out; ++o) {
-    axis.spans.push_back(clip(0, a.kernel, o * a.stride - a.padding, a.in, a.dilation));
+    const int64_t input = o * a.stride - a.padding;
+    axis.spans.push_back(clip(0, a.kernel, input, a.in, a.dilation));
+    axis.whole.push_back({0, static_cast<int32_t>(a.kernel), static_cast<int32_t>(input)});
   }
   find_classes(axis);
   return axis;
@@ -48,7 +50,7 @@ TapAxis backward_taps(const ConvAxis& a) {
   // Tap t reaches dx coordinate h from dy coordinate (h + padding - t * dilation) / stride where that is
   // whole.
   const int64_t step = a.stride / std::gcd(a.stride, a.dilation);  // between taps of one remainder
-  TapAxis axis{a.out, a.in, a.dilation * step / a.stride, {}, {}, {}, {}};
+  TapAxis axis{a.out, a.in, a.dilation * step / a.stride, {}, {}, {}, {}, {}};
   struct Phase {
     int64_t first = 0, last = 0, input = 0;
   };
@@ -66,10 +68,36 @@ TapAxis backward_taps(const ConvAxis& a) {
   }
   for (int64_t h = 0; h < a.in; ++h) {
     const Phase& phase = phases[static_cast<size_t>(h % a.stride)];
-    axis.spans.push_back(clip(phase.first, phase.last, phase.input + h / a.stride, a.out, axis.dilation));
+    const int64_t input = phase.input + h / a.stride;
+    axis.spans.push_back(clip(phase.first, phase.last, input, a.out, axis.dilation));
+    axis.whole.push_back(
+        {static_cast<int32_t>(phase.first), static_cast<int32_t>(phase.last), static_cast<int32_t>(input)});
   }
   find_classes(axis);
   return axis;
+}
+
+PaddedAxis pad(const TapAxis& axis) {
+  PaddedAxis padded{axis, 0, 1.0};
+  int64_t first = 0, last = axis.in, taps = 0, valid = 0;
+  for (size_t o = 0; o < axis.spans.size(); ++o) {
+    const TapSpan &span = axis.spans[o], &whole = axis.whole[o];
+    const int64_t reach = (whole.last - whole.first - 1) * axis.dilation;
+    taps += whole.last - whole.first;
+    valid += span.last - span.first;
+    if (whole.first == whole.last) continue;
+    first = std::min<int64_t>(first, whole.input);
+    last = std::max<int64_t>(last, whole.input + reach + 1);
+  }
+  padded.before = -first;
+  padded.waste = static_cast<double>(taps) / static_cast<double>(std::max<int64_t>(1, valid));
+  padded.axis.in = last - first;
+  padded.axis.spans = axis.whole;
+  for (TapSpan& span : padded.axis.spans) span.input += static_cast<int32_t>(padded.before);
+  padded.axis.classes.clear();
+  padded.axis.members.clear();
+  find_classes(padded.axis);
+  return padded;
 }
 
 }  // namespace bitdial::kernels::vector

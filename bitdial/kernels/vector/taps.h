@@ -19,6 +19,7 @@ struct TapAxis {
   int64_t out = 0;
   int64_t dilation = 1;
   std::vector<TapSpan> spans;  ///< one per output coordinate
+  std::vector<TapSpan> whole;  ///< the same with the taps outside the image
   std::vector<int32_t> order;  ///< packed tap -> tap of the kernel
   std::vector<TapSpan>
       classes;  ///< the distinct (first, last): border classes, and phases of a strided gradient
@@ -35,5 +36,14 @@ TapAxis forward_taps(const ConvAxis& axis);
 /// The data gradient as a gather over dY: output coordinates of equal remainder modulo the stride meet the
 /// same taps, so the taps are packed by remainder, in the order of ascending dY coordinates.
 TapAxis backward_taps(const ConvAxis& axis);
+
+/// An axis whose input is surrounded by as much padding as taps reach into, so that no tap is outside.
+struct PaddedAxis {
+  TapAxis axis;        ///< `in` counts the padding
+  int64_t before = 0;  ///< padding in front
+  double waste = 1.0;  ///< taps by valid taps
+};
+
+PaddedAxis pad(const TapAxis& axis);
 
 }  // namespace bitdial::kernels::vector

@@ -13,6 +13,9 @@
 //
 //   kWidth               int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
 //   kRows[v]             rows of a tile whose panels are v vectors wide
+//   kRun[v]              rows that are loaded by one pointer where they are evenly apart, a divisor of a
+//   third of
+//                        kRows[v]; 1: a pointer each
 //   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v), times_256(v)
 //   Panel load_panel(p)  4 * kWidth signed bytes
 //   Panel load_wide(p)   the same from kWideBytes bytes; if these are more, widen(from, count, to) makes them
@@ -63,28 +66,101 @@ const int8_t* wide_panel(const int8_t* panel, int64_t bytes, Workspace& workspac
   }
 }
 
-/// sums[i][j] += segments of rows[i] times the panel, which is a wide_panel.
-template <class Isa, int kRows, int kVectors>
-BITDIAL_INLINE void multiply_tile(const uint8_t* const* rows, const int8_t* panel, const Segment* segments,
+// Where the rows of a tile lie: at(i) is where row i goes on, forward(bytes) moves all of them.
+
+/// Anywhere.
+template <int kRows>
+struct ScatteredRows {
+  const uint8_t* first[kRows];
+  int64_t behind = 0;
+
+  BITDIAL_INLINE ScatteredRows from(int64_t bytes) const {
+    ScatteredRows rows;
+#pragma GCC unroll 32
+    for (int i = 0; i < kRows; ++i) rows.first[i] = first[i] + bytes;
+    return rows;
+  }
+  BITDIAL_INLINE const uint8_t* at(int i) const { return first[i] + behind; }
+  BITDIAL_INLINE void next() { behind += 4; }
+};
+
+/// In runs of `kRun` rows, `stride` bytes apart: fewer pointers than a processor has registers, of which a
+/// load takes two and scales one.
+template <int kRows, int kRun>
+struct RunRows {
+  static_assert(kRun <= 8);
+  const uint8_t* first[(kRows + kRun - 1) / kRun];
+  int64_t stride = 0, stride3 = 0, stride5 = 0, stride7 = 0;
+
+  BITDIAL_INLINE void set_stride(int64_t bytes) {
+    stride = bytes;
+    stride3 = 3 * bytes;
+    stride5 = 5 * bytes;
+    stride7 = 7 * bytes;
+    // Else GCC computes addresses anew, with fewer registers and more instructions.
+    __asm__("" : "+r"(stride3), "+r"(stride5), "+r"(stride7));
+  }
+  BITDIAL_INLINE RunRows from(int64_t bytes) const {
+    RunRows rows = *this;
+    for (const uint8_t*& run : rows.first) run += bytes;
+    return rows;
+  }
+  BITDIAL_INLINE const uint8_t* at(int i) const {
+    const uint8_t* run = first[i / kRun];
+    switch (i % kRun) {
+      case 3:
+        return run + stride3;
+      case 5:
+        return run + stride5;
+      case 6:
+        return run + 2 * stride3;
+      case 7:
+        return run + stride7;
+      default:
+        return run + i % kRun * stride;
+    }
+  }
+  BITDIAL_INLINE void next() {
+#pragma GCC unroll 32
+    for (const uint8_t*& run : first) {
+      run += 4;
+      __asm__("" : "+r"(run));
+    }
+  }
+};
+
+/// All of them kStride bytes apart.
+template <int kStride>
+struct EvenRows {
+  const uint8_t* first = nullptr;
+
+  BITDIAL_INLINE EvenRows from(int64_t bytes) const { return {first + bytes}; }
+  BITDIAL_INLINE const uint8_t* at(int i) const { return first + i * kStride; }
+  BITDIAL_INLINE void next() {
+    first += 4;
+    __asm__("" : "+r"(first));
+  }
+};
+
+/// sums[i][j] += segments of row i times the panel, which is a wide_panel.
+template <class Isa, int kRows, int kVectors, class Rows>
+BITDIAL_INLINE void multiply_tile(const Rows& rows, const int8_t* panel, const Segment* segments,
                                   int64_t segment_count, typename Isa::Sum (&sums)[kRows][kVectors]) {
   constexpr int64_t kStep = int64_t{Isa::kWideBytes} * kVectors;
   for (int64_t s = 0; s < segment_count; ++s) {
-    const uint8_t* a[kRows];
-#pragma GCC unroll 32
-    for (int i = 0; i < kRows; ++i) a[i] = rows[i] + segments[s].a;
+    Rows a = rows.from(segments[s].a);
     const int8_t* b = panel + segments[s].b * kStep;
-    const int64_t end = 4 * segments[s].quads;
-    for (int64_t c = 0; c < end; c += 4) {
+    for (const int8_t* end = b + segments[s].quads * kStep; b != end; b += kStep) {
       typename Isa::Panel lanes[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) lanes[j] = Isa::load_wide(b + Isa::kWideBytes * j);
-      b += kStep;
 #pragma GCC unroll 32
       for (int i = 0; i < kRows; ++i) {
-        const typename Isa::Quad quad = Isa::broadcast(a[i] + c);
+        const typename Isa::Quad quad = Isa::broadcast(a.at(i));
 #pragma GCC unroll 4
         for (int j = 0; j < kVectors; ++j) sums[i][j] = Isa::dot(sums[i][j], quad, lanes[j]);
       }
+      a.next();
     }
   }
   // Ends the sums' live ranges here: else GCC 12 spills them inside the loop to make room for what follows

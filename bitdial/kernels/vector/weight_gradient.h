@@ -76,7 +76,8 @@ class WeightGradient {
     offsets_ = p_.x.params[0].offset != 0.0F || p_.dy.params[0].offset != 0.0F;
     needs_x_sums_ = zero_dy_ != 0 || offsets_;
     x_plane_ = image_blocks_ * p_.rows.in * p_.cols.in * p_.channels * images_;
-    xt_ = workspace_.take<uint8_t>(x_plane_ * x_split_.count);
+    constexpr int64_t kMostRows = Isa::kRows[1];  // of a tile, which may reach past the last channel
+    xt_ = workspace_.take<uint8_t>(x_plane_ * x_split_.count + kMostRows * images_);
     plan_visits();
   }
 
@@ -299,8 +300,6 @@ class WeightGradient {
   __attribute__((noinline)) void add_tile(const uint8_t* x, int64_t channel, const int8_t* dy,
                                           const Segment* segments, int64_t count, bool anew,
                                           int32_t* total) const {
-    const uint8_t* rows[kRows];
-    for (int i = 0; i < kRows; ++i) rows[i] = x + std::min(channel + i, p_.channels - 1) * images_;
     typename Isa::Sum sums[kRows][kVectors];
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
@@ -309,7 +308,14 @@ class WeightGradient {
         sums[i][j] = anew ? Isa::zero() : Isa::load(total + (i * kVectors + j) * Isa::kWidth);
       }
     }
-    multiply_tile<Isa, kRows, kVectors>(rows, dy, segments, count, sums);
+    if (images_ == ImageBlocks::kMost) {
+      const EvenRows<ImageBlocks::kMost> rows{x + channel * ImageBlocks::kMost};
+      multiply_tile<Isa, kRows, kVectors>(rows, dy, segments, count, sums);
+    } else {
+      ScatteredRows<kRows> rows;
+      for (int i = 0; i < kRows; ++i) rows.first[i] = x + std::min(channel + i, p_.channels - 1) * images_;
+      multiply_tile<Isa, kRows, kVectors>(rows, dy, segments, count, sums);
+    }
 #pragma GCC unroll 32
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
