@@ -149,9 +149,10 @@ class WeightGradient {
     int32_t row = 0, col = 0;
   };
 
+  int64_t tap_cols() const { return std::ssize(p_.cols.order); }
+
   Tap tap_at(int64_t tap) const {
-    const auto cols = static_cast<int64_t>(p_.cols.order.size());
-    return {static_cast<int32_t>(tap / cols), static_cast<int32_t>(tap % cols)};
+    return {static_cast<int32_t>(tap / tap_cols()), static_cast<int32_t>(tap % tap_cols())};
   }
 
   /// The input coordinate that tap t of output coordinate o reads, -1 outside.
@@ -162,11 +163,13 @@ class WeightGradient {
 
   void sum_taps();
 
+  /// Of an input row, by tap column.
   void sum_x_row(int64_t h);
 
-  void sum_tap(int64_t index);
+  /// Of an output row.
+  void sum_dy_row(int64_t tap_col, int64_t oh);
 
-  void add_dy_sums(int64_t pixel, double* total) const;
+  void sum_tap(int64_t index);
 
   // ---- products ----
 
@@ -351,7 +354,8 @@ class WeightGradient {
   int64_t zero_x_ = 0, zero_dy_ = 0, visit_ = 1, visits_per_part_ = 1, parts_ = 1, groups_ = 1,
           sums_size_ = 0;
   uint8_t* xt_ = nullptr;
-  double* x_sums_ = nullptr;
+  double* row_dy_sums_ = nullptr;  ///< [tap column][output row][padded columns]
+  double* row_x_sums_ = nullptr;   ///< [tap column][input row][channels]
   double* tap_dy_sums_ = nullptr;
   double* tap_x_sums_ = nullptr;
   int64_t* tap_counts_ = nullptr;

@@ -59,17 +59,21 @@ void WeightGradient<Isa>::sum_taps() {
   tap_dy_sums_ = workspace_.take<double>(taps_ * padded_columns_);
   tap_x_sums_ = workspace_.take<double>(taps_ * p_.channels);
   tap_counts_ = workspace_.take<int64_t>(taps_);
-  if (needs_x_sums_) {
-    x_sums_ = workspace_.take<double>(p_.rows.in * p_.cols.in * p_.channels);
-    run_tasks(p_.rows.in, [this](int64_t h) { sum_x_row(h); });
-  }
+  // The pixels of a row that a tap column meets serve all tap rows.
+  const int64_t rows = tap_cols() * p_.rows.out;
+  row_dy_sums_ = workspace_.take<double>(rows * padded_columns_);
+  row_x_sums_ = workspace_.take<double>(needs_x_sums_ ? tap_cols() * p_.rows.in * p_.channels : 0);
+  if (needs_x_sums_) run_tasks(p_.rows.in, [this](int64_t h) { sum_x_row(h); });
+  run_tasks(rows, [this](int64_t row) { sum_dy_row(row / p_.rows.out, row % p_.rows.out); });
   run_tasks(taps_, [this](int64_t tap) { sum_tap(tap); });
 }
 
 template <class Isa>
 void WeightGradient<Isa>::sum_x_row(int64_t h) {
+  Workspace workspace;
+  auto* pixels = workspace.take<double>(p_.cols.in * p_.channels);
   for (int64_t w = 0; w < p_.cols.in; ++w) {
-    double* sums = x_sums_ + (h * p_.cols.in + w) * p_.channels;
+    double* sums = pixels + w * p_.channels;
     std::fill_n(sums, p_.channels, 0.0);
     for (int d = 0; d < x_split_.count; ++d) {
       for (int64_t block = 0; block < image_blocks_; ++block) {
@@ -77,6 +81,30 @@ void WeightGradient<Isa>::sum_x_row(int64_t h) {
         for (int64_t c = 0; c < p_.channels; ++c) {
           sums[c] += (d == 0 ? 1.0 : 256.0) * Isa::sum_bytes(x + c * images_, images_);
         }
+      }
+    }
+  }
+  for (int64_t col = 0; col < tap_cols(); ++col) {
+    double* sums = row_x_sums_ + (col * p_.rows.in + h) * p_.channels;
+    std::fill_n(sums, p_.channels, 0.0);
+    for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
+      const int64_t w = input_of(p_.cols, ow, static_cast<int32_t>(col));
+      for (int64_t c = 0; w >= 0 && c < p_.channels; ++c) sums[c] += pixels[w * p_.channels + c];
+    }
+  }
+}
+
+template <class Isa>
+void WeightGradient<Isa>::sum_dy_row(int64_t col, int64_t oh) {
+  double* total = row_dy_sums_ + (col * p_.rows.out + oh) * padded_columns_;
+  std::fill_n(total, padded_columns_, 0.0);
+  for (int64_t block = 0; block < image_blocks_; ++block) {
+    for (int d = 0; d < dy_split_.count; ++d) {
+      const double weight = d == 0 ? 1.0 : 256.0;
+      for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
+        if (input_of(p_.cols, ow, static_cast<int32_t>(col)) < 0) continue;
+        const int32_t* sums = dy_.sums(packed_dy_, d, (block * p_.rows.out + oh) * p_.cols.out + ow);
+        for (int64_t k = 0; k < padded_columns_; ++k) total[k] += weight * sums[k];
       }
     }
   }
@@ -89,32 +117,18 @@ void WeightGradient<Isa>::sum_tap(int64_t index) {
   double* x_sums = tap_x_sums_ + index * p_.channels;
   std::fill_n(dy_sums, padded_columns_, 0.0);
   std::fill_n(x_sums, p_.channels, 0.0);
-  int64_t count = 0;
+  int64_t rows = 0, columns = 0;
+  for (int64_t ow = 0; ow < p_.cols.out; ++ow) columns += input_of(p_.cols, ow, tap.col) >= 0 ? 1 : 0;
   for (int64_t oh = 0; oh < p_.rows.out; ++oh) {
     const int64_t h = input_of(p_.rows, oh, tap.row);
     if (h < 0) continue;
-    for (int64_t ow = 0; ow < p_.cols.out; ++ow) {
-      const int64_t w = input_of(p_.cols, ow, tap.col);
-      if (w < 0) continue;
-      ++count;
-      add_dy_sums(oh * p_.cols.out + ow, dy_sums);
-      if (!needs_x_sums_) continue;
-      const double* x = x_sums_ + (h * p_.cols.in + w) * p_.channels;
-      for (int64_t c = 0; c < p_.channels; ++c) x_sums[c] += x[c];
-    }
+    ++rows;
+    const double* dy = row_dy_sums_ + (tap.col * p_.rows.out + oh) * padded_columns_;
+    for (int64_t k = 0; k < padded_columns_; ++k) dy_sums[k] += dy[k];
+    const double* x = row_x_sums_ + (tap.col * p_.rows.in + h) * p_.channels;
+    for (int64_t c = 0; needs_x_sums_ && c < p_.channels; ++c) x_sums[c] += x[c];
   }
-  tap_counts_[index] = count * p_.batch;
-}
-
-template <class Isa>
-void WeightGradient<Isa>::add_dy_sums(int64_t pixel, double* total) const {
-  for (int64_t block = 0; block < image_blocks_; ++block) {
-    for (int d = 0; d < dy_split_.count; ++d) {
-      const int32_t* sums = dy_.sums(packed_dy_, d, block * p_.rows.out * p_.cols.out + pixel);
-      const double weight = d == 0 ? 1.0 : 256.0;
-      for (int64_t k = 0; k < padded_columns_; ++k) total[k] += weight * sums[k];
-    }
-  }
+  tap_counts_[index] = rows * columns * p_.batch;
 }
 
 }  // namespace bitdial::kernels::vector
