@@ -161,10 +161,20 @@ struct Isa {
     _mm512_storeu_ps(p, a);
     _mm512_storeu_ps(p + 16, b);
   }
-  static void store_pair(uint16_t* p, Float a, Float b) {
+  static void store_pair(uint16_t* p, Float a, Float b) { _mm512_storeu_si512(p, halves(a, b)); }
+  static void store_rows(float* p, float* q, Float a, Float b) {
+    _mm512_storeu_ps(p, a);
+    _mm512_storeu_ps(q, b);
+  }
+  static void store_rows(uint16_t* p, uint16_t* q, Float a, Float b) {
+    const __m512i both = halves(a, b);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(both));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm512_extracti64x4_epi64(both, 1));
+  }
+  static __m512i halves(Float a, Float b) {
     const __m512i upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31,
                                            29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
-    _mm512_storeu_si512(p, _mm512_permutex2var_epi16(round(a), upper, round(b)));
+    return _mm512_permutex2var_epi16(round(a), upper, round(b));
   }
 };
 

@@ -34,8 +34,10 @@ void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count
     multiply_tile<Isa, kRows, kVectors>(rows, tile.weights.digits[0], tile.cls.segments,
                                         tile.cls.segment_count, sums);
   }
+  constexpr bool kInPairs = kVectors == 1 && !std::is_void_v<Out>;  // of rows
+  static_assert(!kInPairs || kRows % 2 == 0);
 #pragma GCC unroll 32
-  for (int i = 0; i < kRows; ++i) {
+  for (int i = 0; i < kRows; i += kInPairs ? 2 : 1) {
     typename Isa::Float values[kVectors];
     if constexpr (std::is_void_v<Out>) {
       if (i >= count) continue;
@@ -48,8 +50,14 @@ void Gather<Isa>::byte_tile(const Tile& tile, const Pixel* pixels, int64_t count
       for (int j = 0; j < kVectors; ++j) {
         values[j] = Isa::multiply(Isa::to_float(sums[i][j]), Isa::load(scales + j * Isa::kWidth));
       }
-      store_values<kVectors>(static_cast<Out*>(p_.output.data) + output_index(tile, pixels[i]), values,
-                             kVectors * Isa::kWidth);
+      auto* output = static_cast<Out*>(p_.output.data);
+      Out* row = output + output_index(tile, pixels[i]);
+      if constexpr (kInPairs) {
+        const typename Isa::Float next = Isa::multiply(Isa::to_float(sums[i + 1][0]), Isa::load(scales));
+        Isa::store_rows(row, output + output_index(tile, pixels[i + 1]), values[0], next);
+      } else {
+        store_values<kVectors>(row, values, kVectors * Isa::kWidth);
+      }
     }
   }
 }

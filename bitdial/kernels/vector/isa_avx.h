@@ -68,6 +68,12 @@ struct AvxBase {
     store(p + kWidth, b, kWidth);
   }
 
+  template <class T>
+  static void store_rows(T* p, T* q, Float a, Float b) {
+    store(p, a, kWidth);
+    store(q, b, kWidth);
+  }
+
   static Float load(const float* p) { return _mm256_loadu_ps(p); }
   static Float to_float(Sum v) { return _mm256_cvtepi32_ps(v); }
   static Float multiply(Float a, Float b) { return _mm256_mul_ps(a, b); }

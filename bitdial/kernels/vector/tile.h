@@ -24,7 +24,8 @@
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
 //   int32_t sum_bytes(p, count)
 //   Float                float lanes: load(p), multiply(v, v), add(v, v), store(p, v, count) and
-//   store_pair(p, v, v) to
+//   store_pair(p, v, v) and store_rows(p, p, v, v), which store two whole vectors behind each other or apart,
+//   to
 //                        float* or uint16_t* (bfloat16, half to even), quiet(v): NaN as bfloat16 keeps it;
 //   zero_float(), subtract(v, v), multiply_add(v, v, v) rounded once, add_to(double* p, v), and
 //   load_stored(p, count)  what store wrote, the lanes behind `count` zero
