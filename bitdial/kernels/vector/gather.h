@@ -98,8 +98,8 @@ class Gather {
   /// Unsigned bytes whose channels come in fours are read where they lie.
   void set_input_strides();
 
-  /// Surrounds image rows by zeros where narrow panels gain more from whole runs of pixels than the taps of
-  /// the padding cost.
+  /// Surrounds image rows by the zero point where narrow panels gain more from whole runs of pixels than the
+  /// taps in the padding cost.
   void pad_columns();
 
   /// Input columns from each output column of a class to the next; 0 where they differ.
@@ -357,7 +357,7 @@ class Gather {
     for (int i = 0; i < kRows; ++i) rows.first[i] = digits + pixels[i < count ? i : count - 1].input;
   }
 
-  /// The same of pixels that come in runs: each ends in a row of the image.
+  /// The same of pixels that come in whole runs.
   template <int kRows, int kRun>
   BITDIAL_INLINE void find_rows(const Tile& tile, int digit, const Pixel* pixels, int64_t count,
                                 RunRows<kRows, kRun>& rows) const {

@@ -52,20 +52,18 @@ BlockInput Gather<Isa>::prepare_input(const Block& block, Workspace& workspace) 
 template <class Isa>
 void Gather<Isa>::convert_image(int64_t image, const BlockInput& input, uint8_t* digits) const {
   const int64_t first = p_.input_first + image * p_.image_stride + input.first_row * p_.row_stride;
-  const int64_t image_bytes = p_.cols.in * pixel_bytes_, padding_bytes = row_bytes_ - image_bytes,
-                before = padding_ * pixel_bytes_;
   if (p_.column_stride == p_.channels && pixel_bytes_ == p_.channels && p_.row_stride == row_bytes_) {
     split_digits<Isa>(input_split_, p_.input.codes, first, input.rows * row_bytes_, digits, input.plane);
     return;
   }
-  for (int64_t h = 0; h < input.rows; ++h) {
-    uint8_t* row = digits + h * row_bytes_;
-    for (int d = 0; padding_bytes > 0 && d < input_split_.count; ++d) {
-      std::memset(row + d * input.plane, padding_digits_[d], static_cast<size_t>(before));
-      std::memset(row + d * input.plane + before + image_bytes, padding_digits_[d],
-                  static_cast<size_t>(padding_bytes - before));
+  const int64_t before = padding_ * pixel_bytes_, behind = before + p_.cols.in * pixel_bytes_;
+  for (int64_t h = 0; h < input.rows; ++h, digits += row_bytes_) {
+    for (int d = 0; d < input_split_.count; ++d) {
+      uint8_t* row = digits + d * input.plane;
+      std::memset(row, padding_digits_[d], static_cast<size_t>(before));
+      std::memset(row + behind, padding_digits_[d], static_cast<size_t>(row_bytes_ - behind));
     }
-    convert_row(first + h * p_.row_stride, row + before, input.plane);
+    convert_row(first + h * p_.row_stride, digits + before, input.plane);
   }
 }
 

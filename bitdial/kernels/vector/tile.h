@@ -13,9 +13,7 @@
 //
 //   kWidth               int32 lanes of a vector;  kMaxVectors  vectors of the widest panel
 //   kRows[v]             rows of a tile whose panels are v vectors wide
-//   kRun[v]              rows that are loaded by one pointer where they are evenly apart, a divisor of a
-//   third of
-//                        kRows[v]; 1: a pointer each
+//   kRun[v]              rows per pointer in RunRows, three times which divides kRows[v]; 1: never used
 //   Sum                  int32 lanes: zero(), set(x), load(p), store(p, v), add(v, v), times_256(v)
 //   Panel load_panel(p)  4 * kWidth signed bytes
 //   Panel load_wide(p)   the same from kWideBytes bytes; if these are more, widen(from, count, to) makes them
@@ -23,9 +21,8 @@
 //   Quad broadcast(p)    4 unsigned bytes;  load_quads(p)  4 for each lane
 //   Sum dot(Sum, Quad, Panel)   adds the 4 products of each lane, exactly, modulo 2^32
 //   int32_t sum_bytes(p, count)
-//   Float                float lanes: load(p), multiply(v, v), add(v, v), store(p, v, count) and
-//   store_pair(p, v, v) and store_rows(p, p, v, v), which store two whole vectors behind each other or apart,
-//   to
+//   Float                float lanes: load(p), multiply(v, v), add(v, v); store(p, v, count), and of two
+//   whole vectors store_pair(p, v, v) and store_rows(p, p, v, v), to
 //                        float* or uint16_t* (bfloat16, half to even), quiet(v): NaN as bfloat16 keeps it;
 //   zero_float(), subtract(v, v), multiply_add(v, v, v) rounded once, add_to(double* p, v), and
 //   load_stored(p, count)  what store wrote, the lanes behind `count` zero
@@ -67,9 +64,10 @@ const int8_t* wide_panel(const int8_t* panel, int64_t bytes, Workspace& workspac
   }
 }
 
-// Where the rows of a tile lie: at(i) is where row i goes on, forward(bytes) moves all of them.
+// Where the rows of a tile lie: at(i) is where row i goes on, next() moves all by 4 bytes, from(bytes) is a
+// copy that begins elsewhere.
 
-/// Anywhere.
+/// Anywhere, a pointer each.
 template <int kRows>
 struct ScatteredRows {
   const uint8_t* first[kRows];
