@@ -69,7 +69,7 @@ void parallel_for(int64_t count, int64_t grain, const std::function<void(int64_t
     return;
   }
   // Enough that threads of unequal speed end together, few enough that a chunk is worth a call.
-  constexpr int64_t kChunks = 8;
+  constexpr int64_t kChunks = 16;
   std::vector<ThreadRange> ranges(static_cast<size_t>(threads));
   for (int64_t i = 0; i < threads; ++i) {
     ThreadRange& range = ranges[static_cast<size_t>(i)];

@@ -1,7 +1,6 @@
 #include "bitdial/kernels/workspace.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstdlib>
 #include <new>
 #include <vector>
@@ -100,9 +99,8 @@ void run_tasks(int64_t count, const std::function<void(int64_t)>& task) {
     task(0);
     return;
   }
-  std::atomic<int64_t> next{0};
-  parallel_for(std::min<int64_t>(count, num_threads()), 1, [&](int64_t, int64_t) {
-    for (int64_t i = next++; i < count; i = next++) task(i);
+  parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) task(i);
   });
 }
 

@@ -28,8 +28,9 @@ class Workspace {
   int64_t used_ = 0;
 };
 
-/// Runs task(0) .. task(count - 1), each once, on the process's threads; a free thread takes the next one.
-/// Tasks write disjoint outputs.
+/// Runs task(0) .. task(count - 1), each once, on the process's threads, as parallel_for shares them out:
+/// passes over the same images find in a thread's caches what its tasks of the pass before left there. Tasks
+/// write disjoint outputs.
 void run_tasks(int64_t count, const std::function<void(int64_t)>& task);
 
 }  // namespace bitdial::kernels

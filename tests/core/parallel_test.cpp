@@ -36,7 +36,7 @@ TEST_F(Parallel, RangesCoverEverythingOnce) {
         });
         for (const auto& visit : visits) EXPECT_EQ(visit, 1);
         EXPECT_LE(calls, (count + std::max<int64_t>(grain, 1) - 1) / std::max<int64_t>(grain, 1));
-        EXPECT_LE(calls, 8 * threads);
+        EXPECT_LE(calls, 16 * threads);
       }
     }
   }
