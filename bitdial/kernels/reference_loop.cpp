@@ -57,6 +57,13 @@ double ReferenceLoop::run() {
   return speed;
 }
 
+double ReferenceLoop::run_until_uncontended(double patience) {
+  const double begin = seconds_now(false);
+  double speed = run();
+  while (!is_uncontended(speed) && seconds_now(false) - begin < patience) speed = run();
+  return speed;
+}
+
 double seconds_now(bool cpu_time) {
   if (!cpu_time) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

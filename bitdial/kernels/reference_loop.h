@@ -23,6 +23,9 @@ class ReferenceLoop {
 
   /// Runs the loop for a fraction of a millisecond; operations per second.
   double run();
+  /// Runs the loop until its speed is that of uncontended cores, but no longer than `patience` seconds; the
+  /// last speed.
+  double run_until_uncontended(double patience);
   double best() const { return best_; }
   bool is_uncontended(double speed) const { return speed >= kUncontendedShare * best_; }
 
