@@ -95,10 +95,6 @@ Workspace::~Workspace() {
 void* Workspace::take_bytes(int64_t bytes) { return arena().take(bytes); }
 
 void run_tasks(int64_t count, const std::function<void(int64_t)>& task) {
-  if (count == 1) {
-    task(0);
-    return;
-  }
   parallel_for(count, 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) task(i);
   });
